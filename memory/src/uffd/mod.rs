@@ -1,0 +1,5 @@
+//! Userfaultfd: what this host's kernel offers.
+
+mod probe;
+
+pub use probe::{Feature, Opened, Probe, ProbeError, probe};
