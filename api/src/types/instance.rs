@@ -1,0 +1,45 @@
+//! Answers: what a caller learns about the instance, and why something was refused.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Where a machine is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub enum InstanceState {
+    /// Configured at most; no guest code has run.
+    #[serde(rename = "Not started")]
+    NotStarted,
+    /// vCPUs run.
+    Running,
+    /// vCPUs and devices are stopped, and can go on.
+    Paused,
+}
+
+/// The answer to `GET /`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct InstanceInfo {
+    /// Name of the program.
+    pub app_name: String,
+    /// The instance's id, as given with `--id`.
+    pub id: String,
+    /// Where the machine is in its life.
+    pub state: InstanceState,
+    /// Version of the program.
+    pub vmm_version: String,
+}
+
+/// The answer to `GET /version`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = FirecrackerVersion)]
+pub struct Version {
+    /// The release of the contract that is spoken.
+    pub firecracker_version: String,
+}
+
+/// The body of every refusal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Error)]
+pub struct FaultBody {
+    /// What is wrong with the request.
+    pub fault_message: String,
+}
