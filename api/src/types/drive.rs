@@ -25,7 +25,7 @@ pub enum IoEngine {
 }
 
 /// A block device, as it is given before boot.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Drive {
     /// Names the drive in later requests; letters, digits and underscores.

@@ -74,31 +74,20 @@ impl Mapping {
             Backing::Anonymous { .. } => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE, -1),
             Backing::Memfd { .. } => (libc::MAP_SHARED | libc::MAP_NORESERVE, self.memfd_raw()),
             // Reserved on purpose: a page missing from the pool would be a SIGBUS in the running guest.
-            Backing::Hugetlb2M => (
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | libc::MAP_HUGE_2MB,
-                -1,
-            ),
+            Backing::Hugetlb2M => {
+                (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | libc::MAP_HUGE_2MB, -1)
+            }
         };
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: MAP_FIXED replaces exactly the reservation `self` owns; nothing else lives there.
-        let mapped = unsafe {
-            libc::mmap(
-                self.base.as_ptr().cast(),
-                self.size,
-                prot,
-                flags | libc::MAP_FIXED,
-                fd,
-                0,
-            )
-        };
+        let mapped =
+            unsafe { libc::mmap(self.base.as_ptr().cast(), self.size, prot, flags | libc::MAP_FIXED, fd, 0) };
         if mapped != libc::MAP_FAILED {
             return Ok(());
         }
         let error = io::Error::last_os_error();
         if backing == Backing::Hugetlb2M && error.raw_os_error() == Some(libc::ENOMEM) {
-            return Err(RamError::NoHugePages {
-                wanted: self.size as u64 / PageSize::Huge2M.bytes(),
-            });
+            return Err(RamError::NoHugePages { wanted: self.size as u64 / PageSize::Huge2M.bytes() });
         }
         Err(host_error("map memory", error))
     }
@@ -108,18 +97,13 @@ impl Mapping {
     }
 
     fn advise(&self, backing: Backing) -> Result<(), RamError> {
-        let (Backing::Anonymous {
-            transparent_huge_pages,
-        }
-        | Backing::Memfd {
-            transparent_huge_pages,
-        }) = backing
+        let (Backing::Anonymous { transparent_huge_pages } | Backing::Memfd { transparent_huge_pages }) =
+            backing
         else {
             return Ok(());
         };
         // A core dump of the VMM is for its own state; the guest's memory is neither useful there nor ours to leak.
-        self.madvise(libc::MADV_DONTDUMP)
-            .map_err(|error| host_error("exclude core dumps", error))?;
+        self.madvise(libc::MADV_DONTDUMP).map_err(|error| host_error("exclude core dumps", error))?;
         if transparent_huge_pages {
             match self.madvise(libc::MADV_HUGEPAGE) {
                 // EINVAL: a kernel built without transparent huge pages. The guest runs on 4 KiB pages there.
@@ -135,11 +119,7 @@ impl Mapping {
     fn madvise(&self, advice: libc::c_int) -> io::Result<()> {
         // SAFETY: the range is exactly this mapping, and neither advice used here changes its contents.
         let result = unsafe { libc::madvise(self.base.as_ptr().cast(), self.size, advice) };
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }
 
@@ -147,10 +127,7 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: `self` owns the range, and no slice of it can outlive `self`.
         let result = unsafe { libc::munmap(self.base.as_ptr().cast(), self.size) };
-        debug_assert_eq!(
-            result, 0,
-            "munmap of an owned mapping fails only on a wrong range"
-        );
+        debug_assert_eq!(result, 0, "munmap of an owned mapping fails only on a wrong range");
     }
 }
 
@@ -158,9 +135,7 @@ impl Drop for Mapping {
 fn reserve_aligned(size: usize) -> Result<NonNull<u8>, RamError> {
     let step = "reserve addresses";
     let huge = usize::try_from(PageSize::Huge2M.bytes()).expect("2 MiB fits any usize this runs on");
-    let mapped_size = size
-        .checked_next_multiple_of(huge)
-        .and_then(|whole| whole.checked_add(huge));
+    let mapped_size = size.checked_next_multiple_of(huge).and_then(|whole| whole.checked_add(huge));
     let mapped_size = mapped_size.ok_or_else(|| host_error(step, io::ErrorKind::OutOfMemory.into()))?;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
@@ -217,10 +192,7 @@ pub(super) fn host_ram_bytes() -> u64 {
     // SAFETY: as above.
     let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     // Negative is "unknown"; then nothing is refused for its size.
-    u64::try_from(pages)
-        .ok()
-        .zip(u64::try_from(page_bytes).ok())
-        .map_or(u64::MAX, |(n, size)| n * size)
+    u64::try_from(pages).ok().zip(u64::try_from(page_bytes).ok()).map_or(u64::MAX, |(n, size)| n * size)
 }
 
 fn host_error(step: &'static str, source: io::Error) -> RamError {

@@ -167,8 +167,7 @@ impl GuestMemoryRegion for RamRegion {
     fn bitmap(&self) -> BS<'_, Self::B> {}
 
     fn get_host_address(&self, addr: MemoryRegionAddress) -> guest_memory::Result<*mut u8> {
-        self.get_slice(addr, 1)
-            .map(|slice| slice.ptr_guard_mut().as_ptr())
+        self.get_slice(addr, 1).map(|slice| slice.ptr_guard_mut().as_ptr())
     }
 
     fn get_slice(
@@ -181,9 +180,7 @@ impl GuestMemoryRegion for RamRegion {
         if end > self.range.size_bytes {
             return Err(out_of_range());
         }
-        self.mapping
-            .slice(self.file_offset + offset.0, count)
-            .ok_or_else(out_of_range)
+        self.mapping.slice(self.file_offset + offset.0, count).ok_or_else(out_of_range)
     }
 }
 
@@ -212,20 +209,12 @@ impl GuestRam {
         let regions = ranges
             .iter()
             .map(|&range| {
-                let region = RamRegion {
-                    mapping: Arc::clone(&mapping),
-                    range,
-                    file_offset,
-                };
+                let region = RamRegion { mapping: Arc::clone(&mapping), range, file_offset };
                 file_offset += range.size_bytes;
                 region
             })
             .collect();
-        Ok(Self {
-            regions,
-            mapping,
-            backing,
-        })
+        Ok(Self { regions, mapping, backing })
     }
 
     /// The regions, in ascending order of guest address.
@@ -266,16 +255,9 @@ fn check_layout(ranges: &[RamRange], page_size: PageSize) -> Result<u64, RamErro
     let (mut end_of_last, mut size_bytes) = (0_u64, 0_u64);
     for range in ranges {
         let (gpa, size) = (range.gpa.0, range.size_bytes);
-        let layout = || RamError::Layout {
-            gpa,
-            size_bytes: size,
-        };
+        let layout = || RamError::Layout { gpa, size_bytes: size };
         if !PageSize::Huge2M.divides(gpa) || !page_size.divides(size) {
-            return Err(RamError::Unaligned {
-                gpa,
-                size_bytes: size,
-                page_bytes: page_size.bytes(),
-            });
+            return Err(RamError::Unaligned { gpa, size_bytes: size, page_bytes: page_size.bytes() });
         }
         if gpa < end_of_last {
             return Err(layout());
@@ -287,21 +269,14 @@ fn check_layout(ranges: &[RamRange], page_size: PageSize) -> Result<u64, RamErro
         end_of_last = gpa.checked_add(size).ok_or_else(layout)?;
         size_bytes = size_bytes.checked_add(size).ok_or_else(layout)?;
     }
-    if size_bytes == 0 {
-        Err(RamError::Empty)
-    } else {
-        Ok(size_bytes)
-    }
+    if size_bytes == 0 { Err(RamError::Empty) } else { Ok(size_bytes) }
 }
 
 /// Refuses what the host could never hold. Memory that is merely busy now is not refused: guests share and swap.
 fn check_host(size_bytes: u64) -> Result<(), RamError> {
     let host_bytes = mapping::host_ram_bytes();
     if size_bytes > host_bytes {
-        return Err(RamError::MoreThanHost {
-            wanted_mib: size_bytes >> 20,
-            host_mib: host_bytes >> 20,
-        });
+        return Err(RamError::MoreThanHost { wanted_mib: size_bytes >> 20, host_mib: host_bytes >> 20 });
     }
     Ok(())
 }

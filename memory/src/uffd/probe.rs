@@ -5,10 +5,7 @@
 //!
 //! `unsafe` is here for three ioctls on descriptors that this file opens; the `userfaultfd` crate knows neither
 //! `/dev/userfaultfd` refusals one by one nor the feature bits after Linux 5.13.
-#![expect(
-    unsafe_code,
-    reason = "the feature handshake is an ioctl that no crate wraps in full"
-)]
+#![expect(unsafe_code, reason = "the feature handshake is an ioctl that no crate wraps in full")]
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -37,12 +34,7 @@ pub struct Feature {
 
 impl Feature {
     const fn new(bit: u32, name: &'static str, since: &'static str, lost_without: &'static str) -> Self {
-        Self {
-            name,
-            since,
-            lost_without,
-            bit: 1 << bit,
-        }
+        Self { name, since, lost_without, bit: 1 << bit }
     }
 
     /// Every feature this program has a use for.
@@ -53,52 +45,22 @@ impl Feature {
             "5.7",
             "live snapshots: the guest is paused while its memory is written",
         ),
-        Self::new(
-            3,
-            "event_remove",
-            "4.11",
-            "ballooning while memory is restored lazily",
-        ),
+        Self::new(3, "event_remove", "4.11", "ballooning while memory is restored lazily"),
         Self::new(4, "missing_hugetlbfs", "4.11", "lazy restore onto hugetlb pages"),
         Self::new(5, "missing_shmem", "4.11", "lazy restore into shared memory"),
         Self::new(8, "thread_id", "4.14", "telling which vCPU waits for a page"),
         Self::new(9, "minor_hugetlbfs", "5.13", "clones that share hugetlb pages"),
-        Self::new(
-            10,
-            "minor_shmem",
-            "5.14",
-            "clones that share the pages none of them wrote",
-        ),
-        Self::new(
-            12,
-            "wp_hugetlbfs_shmem",
-            "5.19",
-            "live snapshots of shared or hugetlb memory",
-        ),
+        Self::new(10, "minor_shmem", "5.14", "clones that share the pages none of them wrote"),
+        Self::new(12, "wp_hugetlbfs_shmem", "5.19", "live snapshots of shared or hugetlb memory"),
         Self::new(
             13,
             "wp_unpopulated",
             "6.4",
             "write-protecting memory that was never touched without filling it",
         ),
-        Self::new(
-            14,
-            "poison",
-            "6.6",
-            "a memory error for a lost page: the VM is stopped instead",
-        ),
-        Self::new(
-            15,
-            "wp_async",
-            "6.7",
-            "cheap dirty tracking: diff snapshots use KVM's dirty log",
-        ),
-        Self::new(
-            16,
-            "move",
-            "6.8",
-            "placing restored memory as huge pages without copying",
-        ),
+        Self::new(14, "poison", "6.6", "a memory error for a lost page: the VM is stopped instead"),
+        Self::new(15, "wp_async", "6.7", "cheap dirty tracking: diff snapshots use KVM's dirty log"),
+        Self::new(16, "move", "6.8", "placing restored memory as huge pages without copying"),
     ];
 }
 
@@ -161,27 +123,14 @@ pub fn probe() -> Result<Probe, ProbeError> {
         },
     };
     let features = handshake(&uffd).map_err(ProbeError::Handshake)?;
-    Ok(Probe {
-        opened,
-        device_error,
-        pagemap_scan: has_pagemap_scan(),
-        features,
-    })
+    Ok(Probe { opened, device_error, pagemap_scan: has_pagemap_scan(), features })
 }
 
 fn open_device() -> io::Result<OwnedFd> {
-    let device = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/userfaultfd")?;
+    let device = OpenOptions::new().read(true).write(true).open("/dev/userfaultfd")?;
     // SAFETY: the ioctl takes its flags by value and returns a descriptor or -1.
-    let fd = unsafe {
-        libc::ioctl(
-            device.as_raw_fd(),
-            USERFAULTFD_IOC_NEW,
-            libc::O_CLOEXEC | libc::O_NONBLOCK,
-        )
-    };
+    let fd =
+        unsafe { libc::ioctl(device.as_raw_fd(), USERFAULTFD_IOC_NEW, libc::O_CLOEXEC | libc::O_NONBLOCK) };
     owned(fd.into())
 }
 
@@ -207,18 +156,10 @@ fn handshake(uffd: &OwnedFd) -> io::Result<u64> {
         features: u64,
         ioctls: u64,
     }
-    let mut api = UffdioApi {
-        api: UFFD_API,
-        features: 0,
-        ioctls: 0,
-    };
+    let mut api = UffdioApi { api: UFFD_API, features: 0, ioctls: 0 };
     // SAFETY: the kernel reads and writes one `struct uffdio_api`, which `api` is.
     let result = unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_API, &raw mut api) };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(api.features)
-    }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(api.features) }
 }
 
 /// Whether the kernel knows the request: one that does not answers `ENOTTY`, one that does scans an empty range.
@@ -252,22 +193,14 @@ mod tests {
         };
         let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
         let version = |text: &str| {
-            let mut parts = text
-                .split(['.', '-', '\n'])
-                .map(|part| part.parse::<u32>().unwrap_or(0));
+            let mut parts = text.split(['.', '-', '\n']).map(|part| part.parse::<u32>().unwrap_or(0));
             (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
         };
-        for feature in Feature::ALL
-            .into_iter()
-            .filter(|feature| version(feature.since) > version(&release))
-        {
+        for feature in Feature::ALL.into_iter().filter(|feature| version(feature.since) > version(&release)) {
             assert!(!probe.has(feature), "{} on {release}", feature.name);
         }
         // Not a matter of configuration on x86_64, so it must be there.
-        let remove = Feature::ALL
-            .into_iter()
-            .find(|feature| feature.name == "event_remove")
-            .unwrap();
+        let remove = Feature::ALL.into_iter().find(|feature| feature.name == "event_remove").unwrap();
         assert!(probe.has(remove));
         assert_eq!(probe.pagemap_scan, version(&release) >= (6, 7));
     }
