@@ -1,0 +1,146 @@
+//! From resources to a VM that has not run yet.
+
+use api::types::HugePages;
+use kvm_ioctls::{Kvm, VmFd};
+use memory::{Backing, GuestRam, RamError};
+
+use super::devices::{DeviceError, Devices, Options};
+use super::message::Notifier;
+use super::resources::Resources;
+use super::vm::{self, MemorySlotError, Vm};
+use crate::arch::host::{
+    Payload, PayloadError, Processor, ProcessorError, ProcessorTopology, acpi, layout, platform,
+};
+use crate::kvm::{self, KvmError};
+use crate::vcpu::{Vcpu, VcpuError, VcpuMetrics, Vcpus};
+
+/// How often KVM may be asked for a VM again: creating one is interrupted by signals.
+const CREATE_VM_ATTEMPTS: u32 = 5;
+
+/// Why a VM could not be built. The resources stay, so that it can be tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// There is nothing to start.
+    #[error("Cannot start microvm without kernel configuration.")]
+    NoKernel,
+    /// The host's KVM cannot be used.
+    #[error("{0}")]
+    Kvm(#[from] KvmError),
+    /// KVM gives no VM or vCPU.
+    #[error("kvm refused to {step}: {source}")]
+    Create {
+        /// What was being done.
+        step: &'static str,
+        /// KVM's answer.
+        source: kvm_ioctls::Error,
+    },
+    /// Guest memory.
+    #[error("{}", with_source(.0))]
+    Ram(#[from] RamError),
+    /// Guest memory, as KVM sees it.
+    #[error("{0}")]
+    Slot(#[from] MemorySlotError),
+    /// Interrupt controllers and timer.
+    #[error("{}", with_source(.0))]
+    Platform(#[from] platform::PlatformError),
+    /// A processor.
+    #[error("{}", with_source(.0))]
+    Processor(#[from] ProcessorError),
+    /// Kernel, initrd or command line.
+    #[error("{}", with_source(.0))]
+    Payload(#[from] PayloadError),
+    /// The tables that describe the machine.
+    #[error("{0}")]
+    Acpi(#[from] acpi::AcpiError),
+    /// A device.
+    #[error("{0}")]
+    Device(#[from] DeviceError),
+    /// A vCPU's thread.
+    #[error("{0}")]
+    Vcpu(#[from] VcpuError),
+}
+
+/// An error and what caused it, in one line: a client of the API sees no more than that.
+fn with_source(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+/// Makes a VM from `resources`, its vCPUs at the kernel's entry and not running.
+///
+/// # Errors
+///
+/// [`BuildError`]; nothing of the VM is left then.
+pub fn build(resources: &mut Resources, options: &Options, notifier: &Notifier) -> Result<Vm, BuildError> {
+    let boot = resources.boot.as_mut().ok_or(BuildError::NoKernel)?;
+    let mut command_line = boot.files.command_line.clone();
+    if let Some(root) = resources.drives.iter().find(|drive| drive.config.is_root_device) {
+        root_argument(&mut command_line, &root.config)?;
+    }
+    let kvm = kvm::open()?;
+    let machine = &resources.machine;
+    let ram = GuestRam::new(&layout::ram_ranges(machine.mem_size_mib << 20), backing(machine.huge_pages))?;
+    let vm = create_vm(&kvm)?;
+    vm::map_ram(&vm, &ram)?;
+    platform::create(&vm)?;
+    let processor = Processor::new(&kvm, topology(machine))?;
+    let payload = Payload::load(&ram, &mut boot.files.kernel, boot.files.initrd.as_mut(), &command_line)?;
+    let devices = Devices::attach(&vm, &ram, resources, options, notifier)?;
+    let rsdp = acpi::write_tables(&ram, resources.machine.vcpu_count, devices.virtio_count())?;
+    payload.introduce(&ram, rsdp)?;
+
+    let metrics = VcpuMetrics::default();
+    let mut vcpus = Vec::new();
+    for index in 0..resources.machine.vcpu_count {
+        let refused = |source| BuildError::Create { step: "create a vCPU", source };
+        let vcpu = vm.create_vcpu(index.into()).map_err(refused)?;
+        processor.identify(&vcpu, index)?;
+        if index == 0 {
+            Processor::set_entry(&vcpu, &ram, payload.entry())?;
+        }
+        vcpus.push(Vcpu::spawn(index, vcpu, devices.buses(), metrics.clone(), notifier.clone())?);
+    }
+    Ok(Vm { vcpus: Vcpus(vcpus), vcpu_metrics: metrics, devices, _vm: vm, _ram: ram })
+}
+
+fn create_vm(kvm: &Kvm) -> Result<VmFd, BuildError> {
+    let mut attempt = 1;
+    loop {
+        match kvm.create_vm() {
+            Ok(vm) => return Ok(vm),
+            Err(error) if error.errno() == libc::EINTR && attempt < CREATE_VM_ATTEMPTS => attempt += 1,
+            Err(source) => return Err(BuildError::Create { step: "create a VM", source }),
+        }
+    }
+}
+
+/// What memory is made of. Nothing yet needs it to be shared with another process.
+fn backing(huge_pages: HugePages) -> Backing {
+    match huge_pages {
+        HugePages::None => Backing::Anonymous { transparent_huge_pages: false },
+        HugePages::Transparent => Backing::Anonymous { transparent_huge_pages: true },
+        HugePages::Hugetlb2M => Backing::Hugetlb2M,
+    }
+}
+
+fn topology(machine: &api::types::MachineConfig) -> ProcessorTopology {
+    ProcessorTopology { vcpu_count: machine.vcpu_count, smt: machine.smt }
+}
+
+/// Tells the kernel which drive is its root, as Firecracker does.
+fn root_argument(
+    command_line: &mut linux_loader::cmdline::Cmdline,
+    root: &api::types::Drive,
+) -> Result<(), PayloadError> {
+    let device = match &root.partuuid {
+        Some(partuuid) => format!("PARTUUID={partuuid}"),
+        None => "/dev/vda".to_owned(),
+    };
+    let mode = if root.is_read_only.unwrap_or(false) { "ro" } else { "rw" };
+    command_line
+        .insert("root", &device)
+        .and_then(|()| command_line.insert_str(mode))
+        .map_err(|error| PayloadError::CommandLine(error.into()))
+}

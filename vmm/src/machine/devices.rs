@@ -1,0 +1,401 @@
+//! The devices of a VM: made, put on the buses, connected to KVM, and ended again.
+//!
+//! ```text
+//!   vCPU ── port or MMIO exit ──▶ Bus ──▶ registers
+//!   KVM ── ioeventfd ──▶ device loop ──▶ queues ──▶ irqfd ──▶ KVM
+//! ```
+
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use api::types::DrivePatch;
+use devices::bus::{Bus, BusDevice, BusError};
+use devices::event_loop::{DeviceLoop, LoopError};
+use devices::interrupt::{Interrupt, IrqFd};
+use devices::legacy::{
+    BootTimer, I8042, I8042Error, PowerCallback, PowerControl, PowerEvent, Rtc, Serial, SerialError,
+    SerialInput,
+};
+use devices::metrics::{BlockMetrics, EntropyMetrics, I8042Metrics, UartMetrics};
+use devices::virtio::block::{Block, BlockError};
+use devices::virtio::rng::{Entropy, EntropyError};
+use devices::virtio::{MmioTransport, StartError, VirtioDevice};
+use kvm_ioctls::{IoEventAddress, VmFd};
+use memory::GuestRam;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::device_config;
+use super::message::{GuestEvent, Notifier};
+use super::resources::Resources;
+use crate::arch::host::{VirtioSlot, layout};
+use crate::telemetry::metrics::MetricsRegistry;
+use crate::vcpu::Buses;
+
+/// Why a device could not be made, or did not do as it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// Two devices at one address.
+    #[error("{0}")]
+    Bus(#[from] BusError),
+    /// The device loop.
+    #[error("{0}")]
+    Loop(#[from] LoopError),
+    /// The serial port.
+    #[error("the serial port: {0}")]
+    Serial(#[from] SerialError),
+    /// The serial port's output.
+    #[error("cannot open the serial output {path}: {source}")]
+    SerialOutput {
+        /// What was to be opened.
+        path: String,
+        /// The host's answer.
+        source: io::Error,
+    },
+    /// A drive.
+    #[error("Unable to patch the block device: {0}")]
+    Block(#[from] BlockError),
+    /// A drive that is not there.
+    #[error("Invalid block device ID: {0}")]
+    NoSuchDrive(String),
+    /// The entropy device.
+    #[error("the entropy device: {0}")]
+    Entropy(#[from] EntropyError),
+    /// The keyboard.
+    #[error("cannot send Ctrl+Alt+Del: {0}")]
+    Keyboard(#[from] I8042Error),
+    /// A device that could not go on after a pause.
+    #[error("a virtio device cannot go on: {0}")]
+    Start(#[from] StartError),
+    /// KVM refused to connect one.
+    #[error("kvm refused to {step}: {source}")]
+    Kvm {
+        /// What was being done.
+        step: &'static str,
+        /// KVM's answer.
+        source: kvm_ioctls::Error,
+    },
+    /// The host refused a descriptor.
+    #[error("cannot {step}: {source}")]
+    Host {
+        /// What was being done.
+        step: &'static str,
+        /// The host's answer.
+        source: io::Error,
+    },
+}
+
+/// Where the serial port leads where `/serial` does not say otherwise.
+#[derive(Debug)]
+pub struct Console {
+    /// What is typed; standard input where there is none.
+    input: Option<OwnedFd>,
+}
+
+impl Console {
+    /// Standard input and output.
+    #[must_use]
+    pub fn standard() -> Self {
+        Self { input: None }
+    }
+
+    /// Standard output, and what `input` gives.
+    #[must_use]
+    pub fn with_input(input: OwnedFd) -> Self {
+        Self { input: Some(input) }
+    }
+
+    fn input(&self) -> io::Result<OwnedFd> {
+        match &self.input {
+            Some(input) => input.try_clone(),
+            None => io::stdin().as_fd().try_clone_to_owned(),
+        }
+    }
+}
+
+/// What the process that a VM runs in gives its devices.
+#[derive(Debug)]
+pub struct Options {
+    /// Where the serial port leads.
+    pub console: Console,
+    /// Whether there is a boot timer.
+    pub boot_timer: bool,
+}
+
+/// A virtio device in its slot.
+struct Attached {
+    transport: Arc<Mutex<MmioTransport>>,
+}
+
+/// All devices of a VM.
+pub struct Devices {
+    buses: Buses,
+    virtio: Vec<Attached>,
+    drives: Vec<(String, Arc<Mutex<Block>>, BlockMetrics)>,
+    entropy_metrics: Option<EntropyMetrics>,
+    serial: Arc<Mutex<Serial>>,
+    serial_metrics: UartMetrics,
+    keyboard: Arc<Mutex<I8042>>,
+    keyboard_metrics: I8042Metrics,
+    /// Last, so that what it serves is still there when it ends.
+    event_loop: DeviceLoop,
+}
+
+impl Devices {
+    /// Makes the devices that `resources` names and connects them to `vm`.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError`] of the first that cannot be made.
+    pub fn attach(
+        vm: &VmFd,
+        ram: &GuestRam,
+        resources: &Resources,
+        options: &Options,
+        notifier: &Notifier,
+    ) -> Result<Self, DeviceError> {
+        let mut builder = Builder {
+            vm,
+            ram,
+            ports: Bus::new(),
+            mmio: Bus::new(),
+            virtio: Vec::new(),
+            event_loop: DeviceLoop::spawn("devices")?,
+        };
+        let mut drives = Vec::new();
+        for drive in &resources.drives {
+            builder.virtio(Arc::clone(&drive.block))?;
+            drives.push((drive.config.drive_id.clone(), Arc::clone(&drive.block), drive.metrics.clone()));
+        }
+        let entropy_metrics = resources.entropy.as_ref().map(|config| builder.entropy(config)).transpose()?;
+        let serial_metrics = UartMetrics::default();
+        let serial = builder.serial(resources.serial.as_ref(), &options.console, serial_metrics.clone())?;
+        let keyboard_metrics = I8042Metrics::default();
+        let keyboard = builder.keyboard(notifier, keyboard_metrics.clone())?;
+        builder.port_device(layout::RTC_PORT, 2, Rtc::new())?;
+        builder.port_device(
+            layout::SLEEP_CONTROL_PORT,
+            PowerControl::LEN,
+            PowerControl::new(on_power(notifier)),
+        )?;
+        if options.boot_timer {
+            let timer = Arc::new(Mutex::new(BootTimer::new(Instant::now())));
+            builder.mmio.insert(layout::BOOT_TIMER, BootTimer::LEN, timer)?;
+        }
+        Ok(Self {
+            buses: Buses { ports: Arc::new(builder.ports), mmio: Arc::new(builder.mmio) },
+            virtio: builder.virtio,
+            drives,
+            entropy_metrics,
+            serial,
+            serial_metrics,
+            keyboard,
+            keyboard_metrics,
+            event_loop: builder.event_loop,
+        })
+    }
+
+    /// The ways to the devices.
+    #[must_use]
+    pub fn buses(&self) -> Buses {
+        self.buses.clone()
+    }
+
+    /// How many virtio devices there are.
+    #[must_use]
+    pub fn virtio_count(&self) -> usize {
+        self.virtio.len()
+    }
+
+    /// Stops every virtio device and takes its queues; no vCPU may run.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError::Loop`] where the devices' thread is stuck.
+    pub fn pause(&mut self) -> Result<(), DeviceError> {
+        // A device that waits for a file holds its lock: the loop's own answer tells that first, in bounded time.
+        self.event_loop.handle().run(PAUSE_TIMEOUT, || ())?;
+        for device in &self.virtio {
+            lock(&device.transport).pause();
+        }
+        Ok(())
+    }
+
+    /// Starts every virtio device that was paused.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError::Start`] of the first that cannot go on.
+    pub fn resume(&mut self) -> Result<(), DeviceError> {
+        for device in &self.virtio {
+            lock(&device.transport).resume()?;
+        }
+        Ok(())
+    }
+
+    /// Changes a drive while it is in use.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError`] where there is no such drive or the new file cannot be used; then it is as before.
+    pub fn patch_drive(&mut self, patch: &DrivePatch) -> Result<(), DeviceError> {
+        let drive = self.drives.iter().find(|(id, ..)| *id == patch.drive_id);
+        let (_, block, _) = drive.ok_or_else(|| DeviceError::NoSuchDrive(patch.drive_id.clone()))?;
+        let mut block = lock(block);
+        if let Some(path) = &patch.path_on_host {
+            block.update_path(path.as_ref())?;
+        }
+        if let Some(limiter) = &patch.rate_limiter {
+            let update = block.update_rate_limiter(&device_config::limiter(Some(limiter)));
+            update.map_err(|source| DeviceError::Host { step: "set a rate limiter's timer", source })?;
+        }
+        Ok(())
+    }
+
+    /// Presses Ctrl+Alt+Del.
+    ///
+    /// # Errors
+    ///
+    /// [`DeviceError::Keyboard`] where the guest does not read its keyboard.
+    pub fn send_ctrl_alt_del(&mut self) -> Result<(), DeviceError> {
+        Ok(lock(&self.keyboard).trigger_ctrl_alt_del()?)
+    }
+
+    /// Waits until what the guest wrote to its serial port is written out, for at most `timeout`.
+    pub fn flush_serial(&self, timeout: Duration) {
+        if !lock(&self.serial).flush(timeout) {
+            tracing::warn!("the guest's last output was not taken in time and is lost");
+        }
+    }
+
+    /// Makes the devices' counters known.
+    pub fn register_metrics(&self, registry: &mut MetricsRegistry) {
+        for (id, _, metrics) in &self.drives {
+            registry.register(format!("block_{id}"), "block", &[("drive", id)], metrics.list());
+        }
+        if let Some(metrics) = &self.entropy_metrics {
+            registry.register("entropy", "entropy", &[], metrics.list());
+        }
+        registry.register("uart", "uart", &[], self.serial_metrics.list());
+        registry.register("i8042", "i8042", &[], self.keyboard_metrics.list());
+    }
+}
+
+/// How long the devices' thread may take to come to a pause.
+const PAUSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What is filled while devices are made.
+struct Builder<'a> {
+    vm: &'a VmFd,
+    ram: &'a GuestRam,
+    ports: Bus,
+    mmio: Bus,
+    virtio: Vec<Attached>,
+    event_loop: DeviceLoop,
+}
+
+impl Builder<'_> {
+    /// Puts a virtio device into the next slot: on the bus, into the loop, and its notifications and interrupt into KVM.
+    fn virtio<D>(&mut self, device: Arc<Mutex<D>>) -> Result<(), DeviceError>
+    where
+        D: VirtioDevice + event_manager::MutEventSubscriber + 'static,
+    {
+        let slot = VirtioSlot::new(self.virtio.len());
+        let line = self.line(slot.gsi)?;
+        let transport = MmioTransport::new(Arc::clone(&device) as _, self.ram.clone(), line)
+            .map_err(|source| DeviceError::Host { step: "make a virtio device", source })?;
+        let register = IoEventAddress::Mmio(slot.base + MmioTransport::QUEUE_NOTIFY_OFFSET);
+        for (index, event) in (0_u32..).zip(transport.notify_events()) {
+            self.vm.register_ioevent(event, &register, index).map_err(|source| DeviceError::Kvm {
+                step: "pass on notifications of a virtio device",
+                source,
+            })?;
+        }
+        let transport = Arc::new(Mutex::new(transport));
+        self.mmio.insert(slot.base, MmioTransport::LEN, Arc::clone(&transport) as _)?;
+        self.event_loop.handle().add(device)?;
+        self.virtio.push(Attached { transport });
+        Ok(())
+    }
+
+    fn entropy(&mut self, config: &api::types::Entropy) -> Result<EntropyMetrics, DeviceError> {
+        let metrics = EntropyMetrics::default();
+        let limiter = device_config::limiter(config.rate_limiter.as_ref());
+        self.virtio(Arc::new(Mutex::new(Entropy::new(&limiter, metrics.clone())?)))?;
+        Ok(metrics)
+    }
+
+    fn serial(
+        &mut self,
+        config: Option<&api::types::Serial>,
+        console: &Console,
+        metrics: UartMetrics,
+    ) -> Result<Arc<Mutex<Serial>>, DeviceError> {
+        let output = serial_output(config)?;
+        let limit = config.and_then(|config| config.rate_limiter.as_ref()).map(device_config::bucket);
+        let line = self.line(layout::SERIAL_GSI)?;
+        let serial = Arc::new(Mutex::new(Serial::new(line, Some(output), limit, metrics)?));
+        let input = console.input().and_then(|input| SerialInput::new(&serial, input));
+        let input = input.map_err(|source| DeviceError::Host { step: "use the console's input", source })?;
+        self.ports.insert(layout::SERIAL_PORT.into(), Serial::LEN, Arc::clone(&serial) as _)?;
+        self.event_loop.handle().add(Arc::new(Mutex::new(input)))?;
+        Ok(serial)
+    }
+
+    fn keyboard(
+        &mut self,
+        notifier: &Notifier,
+        metrics: I8042Metrics,
+    ) -> Result<Arc<Mutex<I8042>>, DeviceError> {
+        let line = self.line(layout::I8042_GSI)?;
+        let keyboard = Arc::new(Mutex::new(I8042::new(on_power(notifier), line, metrics)));
+        self.ports.insert(layout::I8042_PORT.into(), I8042::LEN, Arc::clone(&keyboard) as _)?;
+        Ok(keyboard)
+    }
+
+    fn port_device(
+        &mut self,
+        first_port: u16,
+        ports: u64,
+        device: impl BusDevice + 'static,
+    ) -> Result<(), DeviceError> {
+        Ok(self.ports.insert(first_port.into(), ports, Arc::new(Mutex::new(device)))?)
+    }
+
+    /// An interrupt line that KVM raises by itself.
+    fn line(&self, gsi: u32) -> Result<Arc<dyn Interrupt>, DeviceError> {
+        let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
+            .map_err(|source| DeviceError::Host { step: "make an interrupt line", source })?;
+        self.vm
+            .register_irqfd(&event, gsi)
+            .map_err(|source| DeviceError::Kvm { step: "connect an interrupt line", source })?;
+        Ok(Arc::new(IrqFd(event)))
+    }
+}
+
+/// Tells the driver of a power event.
+fn on_power(notifier: &Notifier) -> PowerCallback {
+    let notifier = notifier.clone();
+    Box::new(move |event| {
+        notifier.guest(match event {
+            PowerEvent::Off => GuestEvent::PowerOff,
+            PowerEvent::Reset => GuestEvent::Reset,
+        });
+    })
+}
+
+fn serial_output(config: Option<&api::types::Serial>) -> Result<Box<dyn Write + Send>, DeviceError> {
+    match config.and_then(|config| config.serial_out_path.as_ref()) {
+        Some(path) => {
+            let file = crate::telemetry::open_output(path)
+                .map_err(|source| DeviceError::SerialOutput { path: path.clone(), source })?;
+            Ok(Box::new(file))
+        }
+        None => Ok(Box::new(io::stdout())),
+    }
+}
+
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no thread panics while it holds a device's lock")
+}

@@ -1,0 +1,266 @@
+//! The loop that owns a machine: it takes one message at a time, asks the state whether it is admitted, acts, and
+//! answers. Nobody else writes the state.
+
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use api::types::{Action, InstanceInfo, VmConfig, VmState as RequestedState};
+use api::{FIRECRACKER_VERSION, Fault, Reply, Request};
+
+use super::build::{self, BuildError};
+use super::devices::{DeviceError, Options};
+use super::message::{GuestEvent, Message, Notifier};
+use super::resources::{ConfigureError, Resources};
+use super::state::{Refusal, VmState};
+use super::vm::{Vm, VmError};
+use crate::telemetry::log::{Log, LogError};
+use crate::telemetry::metrics::{MetricsError, MetricsRegistry};
+
+/// How often metrics are written where nobody asks, as Firecracker's are.
+const METRICS_PERIOD: Duration = Duration::from_secs(60);
+/// The name under which the program answers `GET /`.
+const APP_NAME: &str = "Faultless";
+
+/// Why a request failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// It is not for this state.
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    /// It configures what cannot be.
+    #[error("{0}")]
+    Configure(#[from] ConfigureError),
+    /// The VM could not be started.
+    #[error("Start microvm error: {0}")]
+    Build(#[from] BuildError),
+    /// The VM did not do as it was told.
+    #[error("{0}")]
+    Vm(#[from] VmError),
+    /// A device did not.
+    #[error("{0}")]
+    Device(#[from] DeviceError),
+    /// The log.
+    #[error("{0}")]
+    Log(#[from] LogError),
+    /// The metrics.
+    #[error("{0}")]
+    Metrics(#[from] MetricsError),
+}
+
+/// How a machine came to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// The guest powered off or restarted.
+    ByGuest,
+    /// The user asked for it.
+    ByUser,
+    /// The guest could not go on.
+    Failed(String),
+    /// A part of the machine does not end: the process must, without waiting for it.
+    Stuck(String),
+}
+
+/// The owner of a machine.
+pub struct Driver {
+    instance_id: String,
+    inbox: Receiver<Message>,
+    notifier: Notifier,
+    options: Options,
+    log: Log,
+    metrics: MetricsRegistry,
+    resources: Resources,
+    state: VmState,
+    vm: Option<Vm>,
+}
+
+impl Driver {
+    /// A driver of nothing yet, which is told by `inbox`, the end of `notifier`.
+    #[must_use]
+    pub fn new(
+        instance_id: &str,
+        inbox: Receiver<Message>,
+        notifier: Notifier,
+        options: Options,
+        log: Log,
+    ) -> Self {
+        Self {
+            instance_id: instance_id.to_owned(),
+            inbox,
+            notifier,
+            options,
+            log,
+            metrics: MetricsRegistry::new(),
+            resources: Resources::default(),
+            state: VmState::NotStarted,
+            vm: None,
+        }
+    }
+
+    /// Configures all that `config` names and starts the VM, as one request after the other would.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError`] of the first that fails.
+    pub fn start_with(&mut self, config: VmConfig) -> Result<(), RequestError> {
+        let drives = config.drives.into_iter().map(Request::PutDrive);
+        let requests = [
+            config.logger.map(Request::PutLogger),
+            config.metrics.map(Request::PutMetrics),
+            config.machine_config.map(Request::PutMachineConfig),
+            config.boot_source.map(Request::PutBootSource),
+            config.entropy.map(Request::PutEntropy),
+            config.serial.map(Request::PutSerial),
+        ];
+        let start = Request::PutAction(Action::InstanceStart);
+        for request in requests.into_iter().flatten().chain(drives).chain([start]) {
+            self.configure_with(request)?;
+        }
+        Ok(())
+    }
+
+    /// Carries out a request that no client sent: one that a flag stands for.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError`].
+    pub fn configure_with(&mut self, request: Request) -> Result<(), RequestError> {
+        self.carry_out(request).map(drop)
+    }
+
+    /// Takes messages until the machine ends, and ends all that belongs to it.
+    pub fn run(mut self) -> Ending {
+        let ending = self.take_messages();
+        match &ending {
+            Ending::Failed(cause) | Ending::Stuck(cause) => tracing::error!(cause, "the microVM failed"),
+            Ending::ByGuest | Ending::ByUser => tracing::info!("the microVM has ended"),
+        }
+        let stopped = self.vm.as_mut().map_or(Ok(()), Vm::stop);
+        self.flush_metrics();
+        match stopped {
+            Ok(()) => ending,
+            Err(error) => {
+                // Dropping it would wait for the part that is stuck, without end.
+                std::mem::forget(self.vm.take());
+                Ending::Stuck(error.to_string())
+            }
+        }
+    }
+
+    fn take_messages(&mut self) -> Ending {
+        let mut flush_at = Instant::now() + METRICS_PERIOD;
+        loop {
+            match self.inbox.recv_timeout(flush_at.saturating_duration_since(Instant::now())) {
+                Ok(Message::Request(request, answer)) => {
+                    let reply =
+                        self.carry_out(*request).map_err(|error| Fault::bad_request(error.to_string()));
+                    // A client that has gone does not read its answer.
+                    let _ = answer.send(reply);
+                }
+                Ok(Message::Guest(event)) => return ending_of(event),
+                Ok(Message::Quit) | Err(RecvTimeoutError::Disconnected) => return Ending::ByUser,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.flush_metrics();
+                    flush_at = Instant::now() + METRICS_PERIOD;
+                }
+            }
+        }
+    }
+
+    fn flush_metrics(&mut self) {
+        if self.metrics.is_configured()
+            && let Err(error) = self.metrics.flush()
+        {
+            tracing::error!(%error, "metrics were not written");
+        }
+    }
+
+    /// Carries out a request that the state admits, and moves the state on when it succeeds.
+    fn carry_out(&mut self, request: Request) -> Result<Reply, RequestError> {
+        self.state.admit(&request)?;
+        let next = self.state.after(&request);
+        let reply = match request {
+            Request::GetInstanceInfo => Reply::InstanceInfo(self.instance_info()),
+            Request::GetVersion => Reply::Version(FIRECRACKER_VERSION.to_owned()),
+            Request::GetVmConfig => Reply::VmConfig(Box::new(self.resources.to_config())),
+            Request::GetMachineConfig => Reply::MachineConfig(self.resources.machine.clone()),
+            Request::GetPrometheus => Reply::Prometheus(self.metrics.prometheus()),
+            Request::PutAction(action) => self.act(action)?,
+            Request::PatchVm(state) => self.set_running(state == RequestedState::Resumed)?,
+            Request::PatchDrive(patch) => {
+                self.vm_mut().devices.patch_drive(&patch)?;
+                self.resources.note_drive_patch(&patch);
+                Reply::Empty
+            }
+            other => self.configure(other)?,
+        };
+        self.state = next;
+        Ok(reply)
+    }
+
+    fn configure(&mut self, request: Request) -> Result<Reply, RequestError> {
+        match request {
+            Request::PutBootSource(source) => self.resources.set_boot_source(source)?,
+            Request::PutMachineConfig(machine) => self.resources.set_machine(machine)?,
+            Request::PatchMachineConfig(patch) => self.resources.patch_machine(&patch)?,
+            Request::PutDrive(drive) => self.resources.set_drive(drive)?,
+            Request::PutEntropy(entropy) => self.resources.entropy = Some(entropy),
+            Request::PutSerial(serial) => self.resources.serial = Some(serial),
+            Request::PutLogger(logger) => {
+                self.log.configure(&logger)?;
+                self.resources.logger = Some(logger);
+            }
+            Request::PutMetrics(metrics) => {
+                self.metrics.configure(&metrics, &self.instance_id)?;
+                self.resources.metrics = Some(metrics);
+            }
+            other => unreachable!("{other:?} configures nothing and is carried out elsewhere"),
+        }
+        Ok(Reply::Empty)
+    }
+
+    fn act(&mut self, action: Action) -> Result<Reply, RequestError> {
+        match action {
+            Action::InstanceStart => {
+                let mut vm = build::build(&mut self.resources, &self.options, &self.notifier)?;
+                vm.resume()?;
+                vm.register_metrics(&mut self.metrics);
+                self.vm = Some(vm);
+                tracing::info!("the microVM runs");
+            }
+            Action::FlushMetrics => self.metrics.flush()?,
+            Action::SendCtrlAltDel => self.vm_mut().devices.send_ctrl_alt_del()?,
+        }
+        Ok(Reply::Empty)
+    }
+
+    fn set_running(&mut self, running: bool) -> Result<Reply, RequestError> {
+        match (self.state, running) {
+            (VmState::Running, false) => self.vm_mut().pause()?,
+            (VmState::Paused, true) => self.vm_mut().resume()?,
+            // As asked for already.
+            (VmState::Running, true) | (VmState::Paused, false) | (VmState::NotStarted, _) => {}
+        }
+        Ok(Reply::Empty)
+    }
+
+    fn vm_mut(&mut self) -> &mut Vm {
+        self.vm.as_mut().expect("a state after the start has a VM")
+    }
+
+    fn instance_info(&self) -> InstanceInfo {
+        InstanceInfo {
+            app_name: APP_NAME.to_owned(),
+            id: self.instance_id.clone(),
+            state: self.state.into(),
+            vmm_version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+fn ending_of(event: GuestEvent) -> Ending {
+    match event {
+        GuestEvent::PowerOff | GuestEvent::Reset => Ending::ByGuest,
+        GuestEvent::Crashed { cause } => Ending::Failed(cause),
+        GuestEvent::VcpuFailed { index, cause } => Ending::Failed(format!("vCPU {index}: {cause}")),
+    }
+}

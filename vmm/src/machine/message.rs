@@ -1,0 +1,67 @@
+//! What the driver is told, and by whom.
+
+use std::sync::mpsc::Sender;
+
+use api::{Fault, Reply, Request};
+use tokio::sync::oneshot;
+
+/// Something that the guest did, seen by a vCPU or a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GuestEvent {
+    /// It powered itself off.
+    PowerOff,
+    /// It restarted, which ends the process too: whoever started it decides whether to start it again.
+    Reset,
+    /// It reported that it cannot go on.
+    Crashed {
+        /// What it reported.
+        cause: String,
+    },
+    /// A vCPU cannot go on.
+    VcpuFailed {
+        /// Which.
+        index: u8,
+        /// Why.
+        cause: String,
+    },
+}
+
+/// A message to the driver.
+#[derive(Debug)]
+pub enum Message {
+    /// A request of the API, and where its answer goes.
+    Request(Box<Request>, oneshot::Sender<Result<Reply, Fault>>),
+    /// Something the guest did.
+    Guest(GuestEvent),
+    /// The user wants the process to end: a signal, or the console's escape.
+    Quit,
+}
+
+/// The way to the driver, for threads that have something to tell.
+#[derive(Debug, Clone)]
+pub struct Notifier(Sender<Message>);
+
+impl Notifier {
+    /// One that leads to the receiver of `sender`.
+    #[must_use]
+    pub fn new(sender: Sender<Message>) -> Self {
+        Self(sender)
+    }
+
+    /// Tells of something the guest did.
+    pub fn guest(&self, event: GuestEvent) {
+        self.send(Message::Guest(event));
+    }
+
+    /// Asks for the end of the process.
+    pub fn quit(&self) {
+        self.send(Message::Quit);
+    }
+
+    /// Hands a request over; where the driver has ended, the answer's sender is dropped with it.
+    pub fn send(&self, message: Message) {
+        if self.0.send(message).is_err() {
+            tracing::debug!("the driver has ended");
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! The machine: what was configured, and the VM that runs.
+//!
+//! ```text
+//!   API thread ──Request──▶ ┌────────┐  Resources ──start──▶ Vm ──▶ vCPU threads
+//!   vCPUs, devices ─Event─▶ │ driver │                       └───▶ device loop
+//!   signals ────────Quit──▶ └────────┘  the only writer of the state
+//! ```
+//!
+//! | room | what it is for |
+//! |---|---|
+//! | [`state`] | the states of a VM and what each admits: pure |
+//! | [`message`] | what the driver is told, and by whom |
+//! | [`resources`] | what is configured before a start |
+//! | [`build`] | from resources to a VM |
+//! | [`vm`] | a VM that was built: pause, resume, stop |
+//! | [`devices`] | the VM's devices, made and connected |
+//! | [`driver`] | the loop that brings all of it together |
+
+pub mod build;
+mod device_config;
+pub mod devices;
+pub mod driver;
+pub mod message;
+pub mod resources;
+pub mod state;
+pub mod vm;

@@ -1,0 +1,200 @@
+//! What is configured before a start. Each file is opened when it is named, so that a mistake is told to the request
+//! that made it, and nobody can take a drive away before the start.
+
+use std::sync::{Arc, Mutex};
+
+use api::types::{
+    BootSource, CpuTemplate, Drive, DrivePatch, Entropy, Invalid, Logger, MachineConfig, MachineConfigPatch,
+    Metrics, Serial, VmConfig,
+};
+use devices::metrics::BlockMetrics;
+use devices::virtio::block::{Block, BlockConfig, BlockError};
+
+use super::device_config;
+
+use crate::arch::host::layout;
+use crate::boot::{BootError, BootFiles};
+
+/// Why something could not be configured.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigureError {
+    /// The boot source.
+    #[error("Boot source error: {0}")]
+    Boot(#[from] BootError),
+    /// A value that the contract does not allow.
+    #[error("{0}")]
+    Invalid(#[from] Invalid),
+    /// A second root device.
+    #[error("A root block device already exists!")]
+    SecondRoot,
+    /// The file behind a drive.
+    #[error("Unable to create the virtio block device: {0}")]
+    Block(#[from] BlockError),
+    /// A CPU template, which would be ignored where its user counts on it.
+    #[error(
+        "CPU templates are not supported: leave `cpu_template` out, and the guest sees what the host has"
+    )]
+    CpuTemplate,
+    /// More devices than there are interrupt lines.
+    #[error("too many devices: a microVM has room for {}", layout::VIRTIO_DEVICES_MAX)]
+    TooManyDevices,
+}
+
+/// A boot source and its open files.
+#[derive(Debug)]
+pub struct Boot {
+    source: BootSource,
+    /// What the guest is started from.
+    pub files: BootFiles,
+}
+
+/// A drive and the file behind it.
+#[derive(Debug)]
+pub struct ConfiguredDrive {
+    /// As it was asked for.
+    pub config: Drive,
+    /// Made, its file open and locked; a VM that is started takes a share in it.
+    pub block: Arc<Mutex<Block>>,
+    /// What it counts.
+    pub metrics: BlockMetrics,
+}
+
+impl ConfiguredDrive {
+    fn new(config: Drive) -> Result<Self, BlockError> {
+        let metrics = BlockMetrics::default();
+        let path = config.path_on_host.as_deref().expect("a drive was validated to have a path");
+        let block_config = BlockConfig {
+            path: path.into(),
+            read_only: config.is_read_only.unwrap_or(false),
+            cache: device_config::cache(config.cache_type),
+            engine: device_config::engine(config.io_engine.unwrap_or_default()),
+            limiter: device_config::limiter(config.rate_limiter.as_ref()),
+        };
+        let block = Block::new(&block_config, metrics.clone())?;
+        Ok(Self { config, block: Arc::new(Mutex::new(block)), metrics })
+    }
+}
+
+/// What a VM is to be made from.
+#[derive(Debug, Default)]
+pub struct Resources {
+    /// Kernel, initrd and command line.
+    pub boot: Option<Boot>,
+    /// Processors and memory.
+    pub machine: MachineConfig,
+    /// Drives in the order of their interrupt lines, the root first.
+    pub drives: Vec<ConfiguredDrive>,
+    /// The entropy device.
+    pub entropy: Option<Entropy>,
+    /// The serial port's output.
+    pub serial: Option<Serial>,
+    /// Remembered to be told.
+    pub logger: Option<Logger>,
+    /// Remembered to be told.
+    pub metrics: Option<Metrics>,
+}
+
+impl Resources {
+    /// Sets what the guest is started from.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigureError::Boot`]; then the source set before stays.
+    pub fn set_boot_source(&mut self, source: BootSource) -> Result<(), ConfigureError> {
+        source.validate()?;
+        let files = BootFiles::open(&source)?;
+        self.boot = Some(Boot { source, files });
+        Ok(())
+    }
+
+    /// Replaces the machine's configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigureError::Invalid`].
+    pub fn set_machine(&mut self, machine: MachineConfig) -> Result<(), ConfigureError> {
+        machine.validate()?;
+        self.machine = without_template(machine)?;
+        Ok(())
+    }
+
+    /// Changes parts of the machine's configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigureError::Invalid`] where the result would not be allowed; then nothing is changed.
+    pub fn patch_machine(&mut self, patch: &MachineConfigPatch) -> Result<(), ConfigureError> {
+        self.machine = without_template(self.machine.patched(patch)?)?;
+        Ok(())
+    }
+
+    /// Adds a drive, or replaces the one of the same name.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigureError`]; then the drives are as before.
+    pub fn set_drive(&mut self, config: Drive) -> Result<(), ConfigureError> {
+        config.validate()?;
+        let place = self.drives.iter().position(|drive| drive.config.drive_id == config.drive_id);
+        let other_root = self
+            .drives
+            .iter()
+            .any(|drive| drive.config.is_root_device && drive.config.drive_id != config.drive_id);
+        if config.is_root_device && other_root {
+            return Err(ConfigureError::SecondRoot);
+        }
+        if place.is_none() && self.drives.len() + 1 > layout::VIRTIO_DEVICES_MAX - RESERVED_FOR_ENTROPY {
+            return Err(ConfigureError::TooManyDevices);
+        }
+        // The drive that is replaced gives its lock back first: the new one may be the same file.
+        let replaced = place.map(|index| self.drives.remove(index));
+        match ConfiguredDrive::new(config) {
+            Ok(drive) => {
+                let at = if drive.config.is_root_device { 0 } else { place.unwrap_or(self.drives.len()) };
+                drop(replaced);
+                self.drives.insert(at.min(self.drives.len()), drive);
+                Ok(())
+            }
+            Err(error) => {
+                if let (Some(index), Some(drive)) = (place, replaced) {
+                    self.drives.insert(index, drive);
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Notes a change that a running drive has taken.
+    pub fn note_drive_patch(&mut self, patch: &DrivePatch) {
+        let drive = self.drives.iter_mut().find(|drive| drive.config.drive_id == patch.drive_id);
+        if let Some(ConfiguredDrive { config, .. }) = drive {
+            config.path_on_host = patch.path_on_host.clone().or(config.path_on_host.take());
+            config.rate_limiter = patch.rate_limiter.or(config.rate_limiter);
+        }
+    }
+
+    /// All of it, as the contract tells it.
+    #[must_use]
+    pub fn to_config(&self) -> VmConfig {
+        VmConfig {
+            drives: self.drives.iter().map(|drive| drive.config.clone()).collect(),
+            boot_source: self.boot.as_ref().map(|boot| boot.source.clone()),
+            logger: self.logger.clone(),
+            machine_config: Some(self.machine.clone()),
+            metrics: self.metrics.clone(),
+            entropy: self.entropy.clone(),
+            serial: self.serial.clone(),
+            ..VmConfig::default()
+        }
+    }
+}
+
+/// One line is kept for the entropy device, whenever it is configured.
+const RESERVED_FOR_ENTROPY: usize = 1;
+
+fn without_template(machine: MachineConfig) -> Result<MachineConfig, ConfigureError> {
+    match machine.cpu_template {
+        None | Some(CpuTemplate::None) => Ok(machine),
+        Some(_) => Err(ConfigureError::CpuTemplate),
+    }
+}

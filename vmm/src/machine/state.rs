@@ -1,0 +1,161 @@
+//! The states of a VM, and what each admits. No I/O: the driver asks here first, and acts then.
+//!
+//! ```text
+//!   NotStarted ──start──▶ Running ──pause──▶ Paused
+//!                            ▲                  │
+//!                            └─────resume───────┘
+//! ```
+//!
+//! There is no state for the end: with the VM ends the process.
+
+use api::Request;
+use api::types::{Action, InstanceState, VmState as RequestedState};
+
+/// The state of a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VmState {
+    /// Being configured.
+    NotStarted,
+    /// Its vCPUs are in the guest.
+    Running,
+    /// Its vCPUs and devices stand still.
+    Paused,
+}
+
+/// Why a request was not admitted, in the words that clients match on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It configures what can no longer be.
+    #[error("The requested operation is not supported after starting the microVM.")]
+    AfterStart,
+    /// It concerns a VM that is not there yet.
+    #[error("The requested operation is not supported before starting the microVM.")]
+    BeforeStart,
+}
+
+/// When a request makes sense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    BeforeStart,
+    AfterStart,
+    Always,
+}
+
+fn when(request: &Request) -> When {
+    match request {
+        Request::GetInstanceInfo
+        | Request::GetVersion
+        | Request::GetVmConfig
+        | Request::GetMachineConfig
+        | Request::GetPrometheus => When::Always,
+        Request::PutBootSource(_)
+        | Request::PutMachineConfig(_)
+        | Request::PatchMachineConfig(_)
+        | Request::PutDrive(_)
+        | Request::PutEntropy(_)
+        | Request::PutSerial(_)
+        | Request::PutLogger(_)
+        | Request::PutMetrics(_)
+        | Request::PutAction(Action::InstanceStart) => When::BeforeStart,
+        Request::PatchDrive(_)
+        | Request::PatchVm(_)
+        | Request::PutAction(Action::FlushMetrics | Action::SendCtrlAltDel) => When::AfterStart,
+    }
+}
+
+impl VmState {
+    /// Whether `request` may be carried out in this state.
+    ///
+    /// # Errors
+    ///
+    /// The [`Refusal`] that the client is told.
+    pub fn admit(self, request: &Request) -> Result<(), Refusal> {
+        match (when(request), self) {
+            (When::BeforeStart, Self::Running | Self::Paused) => Err(Refusal::AfterStart),
+            (When::AfterStart, Self::NotStarted) => Err(Refusal::BeforeStart),
+            _ => Ok(()),
+        }
+    }
+
+    /// The state after `request` was carried out in this one. To pause what is paused changes nothing.
+    #[must_use]
+    pub fn after(self, request: &Request) -> Self {
+        match (self, request) {
+            (Self::NotStarted, Request::PutAction(Action::InstanceStart)) => Self::Running,
+            (Self::Running | Self::Paused, Request::PatchVm(RequestedState::Paused)) => Self::Paused,
+            (Self::Running | Self::Paused, Request::PatchVm(RequestedState::Resumed)) => Self::Running,
+            (state, _) => state,
+        }
+    }
+}
+
+impl From<VmState> for InstanceState {
+    fn from(state: VmState) -> Self {
+        match state {
+            VmState::NotStarted => Self::NotStarted,
+            VmState::Running => Self::Running,
+            VmState::Paused => Self::Paused,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api::types::{BootSource, Drive, DrivePatch, MachineConfig};
+
+    use super::*;
+
+    const STATES: [VmState; 3] = [VmState::NotStarted, VmState::Running, VmState::Paused];
+
+    fn drive() -> Drive {
+        serde_json::from_str(r#"{"drive_id":"d","is_root_device":false,"path_on_host":"/d"}"#).unwrap()
+    }
+
+    #[test]
+    fn configuring_is_for_before_the_start_and_changing_for_after() {
+        let before = [
+            Request::PutBootSource(BootSource::default()),
+            Request::PutMachineConfig(MachineConfig::default()),
+            Request::PutDrive(drive()),
+            Request::PutAction(Action::InstanceStart),
+        ];
+        let after = [
+            Request::PatchDrive(DrivePatch::default()),
+            Request::PatchVm(RequestedState::Paused),
+            Request::PutAction(Action::FlushMetrics),
+            Request::PutAction(Action::SendCtrlAltDel),
+        ];
+        for request in before {
+            assert_eq!(VmState::NotStarted.admit(&request), Ok(()));
+            assert_eq!(VmState::Running.admit(&request), Err(Refusal::AfterStart));
+            assert_eq!(VmState::Paused.admit(&request), Err(Refusal::AfterStart));
+        }
+        for request in after {
+            assert_eq!(VmState::NotStarted.admit(&request), Err(Refusal::BeforeStart));
+            assert_eq!(VmState::Running.admit(&request), Ok(()));
+            assert_eq!(VmState::Paused.admit(&request), Ok(()));
+        }
+        assert!(STATES.iter().all(|state| state.admit(&Request::GetVmConfig).is_ok()));
+    }
+
+    #[test]
+    fn a_start_runs_and_pause_and_resume_can_be_repeated() {
+        let (start, pause, resume) = (
+            Request::PutAction(Action::InstanceStart),
+            Request::PatchVm(RequestedState::Paused),
+            Request::PatchVm(RequestedState::Resumed),
+        );
+        let mut state = VmState::NotStarted;
+        for (request, expected) in [
+            (&start, VmState::Running),
+            (&pause, VmState::Paused),
+            (&pause, VmState::Paused),
+            (&resume, VmState::Running),
+            (&resume, VmState::Running),
+        ] {
+            assert_eq!(state.admit(request), Ok(()));
+            state = state.after(request);
+            assert_eq!(state, expected);
+        }
+    }
+}

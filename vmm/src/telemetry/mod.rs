@@ -1,0 +1,7 @@
+//! What the program says of itself: a log for people, metrics for programs.
+
+pub mod log;
+pub mod metrics;
+mod sink;
+
+pub(crate) use sink::open as open_output;

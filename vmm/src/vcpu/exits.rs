@@ -1,0 +1,82 @@
+//! What a guest wants when it leaves: an access to a device, or the end.
+
+use std::sync::Arc;
+
+use devices::bus::Bus;
+use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
+use kvm_ioctls::VcpuExit;
+
+use super::{Next, VcpuMetrics};
+use crate::machine::message::GuestEvent;
+
+/// What an access to nothing reads, as on a PC's bus.
+const NOTHING: u8 = 0xff;
+
+/// The ways from a vCPU to devices.
+#[derive(Clone)]
+pub struct Buses {
+    /// I/O ports.
+    pub ports: Arc<Bus>,
+    /// Memory-mapped registers.
+    pub mmio: Arc<Bus>,
+}
+
+impl Buses {
+    pub(super) fn port_in(&self, port: u16, data: &mut [u8], metrics: &VcpuMetrics) -> Next {
+        metrics.exit_io_in.inc();
+        read(&self.ports, port.into(), data)
+    }
+
+    pub(super) fn port_out(&self, port: u16, data: &[u8], metrics: &VcpuMetrics) -> Next {
+        metrics.exit_io_out.inc();
+        write(&self.ports, port.into(), data)
+    }
+
+    pub(super) fn mmio_read(&self, address: u64, data: &mut [u8], metrics: &VcpuMetrics) -> Next {
+        metrics.exit_mmio_read.inc();
+        read(&self.mmio, address, data)
+    }
+
+    pub(super) fn mmio_write(&self, address: u64, data: &[u8], metrics: &VcpuMetrics) -> Next {
+        metrics.exit_mmio_write.inc();
+        write(&self.mmio, address, data)
+    }
+}
+
+fn read(bus: &Bus, address: u64, data: &mut [u8]) -> Next {
+    if !bus.read(address, data) {
+        data.fill(NOTHING);
+    }
+    Next::Enter
+}
+
+fn write(bus: &Bus, address: u64, data: &[u8]) -> Next {
+    if !bus.write(address, data) {
+        tracing::trace!(address = format_args!("{address:#x}"), "a write to nothing");
+    }
+    Next::Enter
+}
+
+/// What a `KVM_EXIT_SYSTEM_EVENT` of `kind` means.
+pub(super) fn system_event(kind: u32) -> GuestEvent {
+    match kind {
+        KVM_SYSTEM_EVENT_SHUTDOWN => GuestEvent::PowerOff,
+        KVM_SYSTEM_EVENT_RESET => GuestEvent::Reset,
+        other => GuestEvent::Crashed { cause: format!("the guest reported system event {other}") },
+    }
+}
+
+/// Says of an exit that no guest should cause what it was.
+pub(super) fn describe(exit: &VcpuExit<'_>) -> String {
+    match exit {
+        VcpuExit::InternalError => {
+            "KVM cannot go on with an instruction of the guest (KVM_EXIT_INTERNAL_ERROR): \
+             `faultless doctor` says whether this host runs such guests"
+                .to_owned()
+        }
+        VcpuExit::FailEntry(reason, cpu) => {
+            format!("the processor refused to enter the guest (reason {reason:#x}, host CPU {cpu})")
+        }
+        other => format!("unexpected exit {other:?}"),
+    }
+}
