@@ -1,0 +1,42 @@
+# What a person types. Each target installs what it lacks first (resources/install-tools says what), and needs no
+# network the second time.
+
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+KERNELS := guest-6.1 guest-6.12 host-6.1 host-6.12
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: help demo test bench lint setup kernels
+
+help:
+	@echo 'make demo    build, boot a Debian kernel over the REST API, show its console and how long each step took'
+	@echo 'make test    all tests; stock Linux guests run in a KVM host in software where this KVM cannot run them'
+	@echo 'make bench   measure: medians with their spread'
+	@echo 'make lint    formatting, clippy, licences and sources of dependencies'
+	@echo 'make setup   only install what these need'
+
+demo: setup
+	cargo build --release -p vmm -p tests --bin faultless --bin demo
+	$(TARGET)/release/demo
+
+test: setup kernels
+	cargo build --workspace
+	cargo nextest run --workspace
+	cargo test --workspace --doc --quiet
+
+bench: setup
+	cargo build --release -p vmm
+	cargo bench --workspace
+
+lint:
+	@resources/install-tools lint
+	cargo fmt --all --check
+	rustfmt --check --edition 2024 --config-path rustfmt.toml tests/guest/main.rs
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo fetch --locked --quiet
+	cargo deny --offline check bans licenses sources
+
+setup:
+	@resources/install-tools test
+
+kernels:
+	@resources/fetch-kernels $(KERNELS) > /dev/null

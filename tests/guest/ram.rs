@@ -1,0 +1,104 @@
+//! Filling RAM with a pattern that tells every page from every other, and reading it back.
+
+use crate::boot::{BootInfo, Ram};
+use crate::{cpu, say};
+
+/// Below this is the guest itself, and what the loader left.
+const FIRST: u64 = 2 << 20;
+const PAGE_BYTES: u64 = 4096;
+const WORDS_PER_PAGE: u64 = PAGE_BYTES / 8;
+const IDENTITY_MAPPED: u64 = 4 << 30;
+const LARGE_PAGE_BYTES: u64 = 2 << 20;
+const LARGE_PAGE_ENTRY: u64 = 0x87;
+const HIGH_DIRECTORIES: u64 = 60;
+const ENTRIES_PER_DIRECTORY: u64 = 512;
+
+unsafe extern "C" {
+    static mut page_directories_high: [u64; (HIGH_DIRECTORIES * ENTRIES_PER_DIRECTORY) as usize];
+}
+
+pub fn fill(boot: &BootInfo, mib: u64, seed: u64) {
+    let start = cpu::cycles();
+    let pages = pages(boot, mib).map(|page| write_page(page, seed)).count();
+    say!("fill {} MiB in {} cycles", mib_of(pages), cpu::cycles() - start);
+}
+
+pub fn walk(boot: &BootInfo, mib: u64, seed: u64) {
+    let start = cpu::cycles();
+    let mut wrong = 0u64;
+    let pages = pages(boot, mib)
+        .inspect(|page| {
+            if !page_matches(*page, seed) {
+                wrong += 1;
+                if wrong <= 8 {
+                    say!("walk found a wrong page at {page:#x}");
+                }
+            }
+        })
+        .count();
+    say!("walk {} MiB, {wrong} wrong pages, in {} cycles", mib_of(pages), cpu::cycles() - start);
+}
+
+/// Writes `count` pages that are spread evenly over all RAM, and then reads all of them back.
+pub fn sample(boot: &BootInfo, count: u64) {
+    let step = (pages(boot, u64::MAX >> 20).count() / count as usize).max(1);
+    let sampled = || pages(boot, u64::MAX >> 20).step_by(step);
+    sampled().for_each(|page| write_page(page, 0));
+    let wrong = sampled().filter(|page| !page_matches(*page, 0)).count();
+    say!(
+        "sample {} pages up to {:#x}, {wrong} wrong pages",
+        sampled().count(),
+        sampled().last().unwrap_or(0)
+    );
+}
+
+fn mib_of(pages: usize) -> u64 {
+    pages as u64 * PAGE_BYTES >> 20
+}
+
+/// The addresses of the pages of the first `mib` MiB of RAM from 2 MiB up; fewer if there are fewer.
+fn pages(boot: &BootInfo, mib: u64) -> impl Iterator<Item = u64> + '_ {
+    map_up_to(boot.ram_end());
+    boot.ram()
+        .map(|ram| Ram { start: ram.start.max(FIRST), ..ram })
+        .filter(|ram| ram.start < ram.end)
+        .flat_map(|ram| (ram.start..ram.end & !(PAGE_BYTES - 1)).step_by(PAGE_BYTES as usize))
+        .take((mib << 20 >> 12) as usize)
+}
+
+/// Maps RAM above 4 GiB, as far as the page directories for it reach (64 GiB).
+fn map_up_to(end: u64) {
+    let entries = end.saturating_sub(IDENTITY_MAPPED).div_ceil(LARGE_PAGE_BYTES);
+    for index in 0..entries.min(HIGH_DIRECTORIES * ENTRIES_PER_DIRECTORY) {
+        let entry = (IDENTITY_MAPPED + index * LARGE_PAGE_BYTES) | LARGE_PAGE_ENTRY;
+        // SAFETY: the index is within the directories, and an entry that becomes present needs no flush.
+        unsafe { (&raw mut page_directories_high[index as usize]).write_volatile(entry) };
+    }
+}
+
+/// The first word of a page's pattern: splitmix64 of its number and the seed.
+fn first_word(page: u64, seed: u64) -> u64 {
+    let mut word = (page / PAGE_BYTES ^ seed.rotate_left(32)).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
+}
+
+fn words(page: u64, seed: u64) -> impl Iterator<Item = (*mut u64, u64)> {
+    let first = first_word(page, seed);
+    (0..WORDS_PER_PAGE).map(move |index| {
+        ((page + index * 8) as *mut u64, first.wrapping_add(index.wrapping_mul(0x2545_f491_4f6c_dd1d)))
+    })
+}
+
+fn write_page(page: u64, seed: u64) {
+    for (address, word) in words(page, seed) {
+        // SAFETY: the map says that there is RAM, `map_up_to` mapped it, and nothing of the guest is above 2 MiB.
+        unsafe { address.write_volatile(word) };
+    }
+}
+
+fn page_matches(page: u64, seed: u64) -> bool {
+    // SAFETY: as in `write_page`.
+    words(page, seed).all(|(address, word)| unsafe { address.read_volatile() } == word)
+}

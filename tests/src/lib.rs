@@ -1,0 +1,20 @@
+//! What drives the `faultless` binary from outside: end-to-end tests, benches and the demo all stand on this crate.
+//!
+//! ```text
+//!   tests/*.rs ─▶ host      where may this body run? here, or on a KVM host in software
+//!                  └─▶ lab      boots that host in QEMU and runs one command on it
+//!   tests/*.rs ─▶ vmm       the process under test: its socket, console and end
+//!   tests/*.rs ─▶ guest     what it boots: the bare-metal guest, stock Debian kernels, a busybox root
+//!                  └─▶ kernel, initramfs, cache    how those are made, once per machine
+//! ```
+//!
+//! Everything fetched or built is kept in the cache folder, so a second run needs no network.
+
+pub mod cache;
+mod child;
+pub mod guest;
+pub mod host;
+mod initramfs;
+pub mod kernel;
+pub mod lab;
+pub mod vmm;

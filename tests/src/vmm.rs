@@ -1,0 +1,267 @@
+//! The process under test: one `faultless` with its API socket, its console and its end.
+//!
+//! # Invariants
+//!
+//! - Every wait has a limit, and what was printed until then is in the message.
+//! - No process outlives its [`Vmm`].
+
+mod console;
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use api::client::{Client, Response};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::child::dies_with_parent;
+use console::Console;
+
+/// How long anything may take: enough for a slow lab on a busy machine.
+pub const WAIT: Duration = Duration::from_secs(60);
+const LOG_FILE: &str = "log";
+const STDERR_FILE: &str = "stderr";
+const POLL_INTERVAL: Duration = Duration::from_millis(1);
+
+/// The program under test: `$FAULTLESS_BIN`, or the one that cargo built beside this executable.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("FAULTLESS_BIN") {
+        return PathBuf::from(path);
+    }
+    let executable = std::env::current_exe().expect("a running program has a path");
+    let folder = executable.parent().expect("a file is in a folder");
+    let folder =
+        if folder.ends_with("deps") { folder.parent().expect("deps is in a folder") } else { folder };
+    let binary = folder.join("faultless");
+    assert!(binary.exists(), "{} is not there: `cargo build -p vmm` makes it", binary.display());
+    binary
+}
+
+/// A running VMM. Dropping it kills it.
+pub struct Vmm {
+    child: Child,
+    client: Client,
+    console: Console,
+    folder: TempDir,
+    api_ready_after: Duration,
+}
+
+impl Vmm {
+    /// Starts a VMM and waits until its API answers.
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// The same with more arguments.
+    pub fn start_with(arguments: &[&str]) -> Self {
+        let folder = own_folder();
+        let socket = folder.path().join("api.socket");
+        Self::serve(folder, &socket, arguments)
+    }
+
+    /// The same on a socket that is not in its own folder.
+    pub fn start_on(socket: &Path) -> Self {
+        Self::serve(own_folder(), socket, &[])
+    }
+
+    fn serve(folder: TempDir, socket: &Path, arguments: &[&str]) -> Self {
+        let started = Instant::now();
+        // The log has a file of its own: by default it goes to stdout, into the midst of the guest's lines.
+        let log = folder.path().join(LOG_FILE);
+        let flags = [OsStr::new("--api-sock"), socket.as_os_str(), OsStr::new("--log-path"), log.as_os_str()];
+        let child = spawn(&folder, flags, arguments);
+        let mut vmm = Self::of(child, folder, socket);
+        vmm.wait_for_api();
+        vmm.api_ready_after = started.elapsed();
+        vmm
+    }
+
+    /// Starts a program without an API to wait for, such as `run …`.
+    pub fn start_command(arguments: &[&str]) -> Self {
+        let folder = own_folder();
+        let child = spawn::<&str>(&folder, [], arguments);
+        let socket = folder.path().join("api.socket");
+        Self::of(child, folder, &socket)
+    }
+
+    fn of(mut child: Child, folder: TempDir, socket: &Path) -> Self {
+        let console = Console::new(&mut child);
+        Self { child, client: Client::new(socket), console, folder, api_ready_after: Duration::ZERO }
+    }
+
+    fn wait_for_api(&mut self) {
+        let deadline = Instant::now() + WAIT;
+        while self.client.raw("GET", "/", None).is_err() {
+            let ended = self.child.try_wait().expect("a child can be waited for");
+            assert!(ended.is_none(), "the VMM ended before its API answered: {ended:?}\n{}", self.log());
+            assert!(Instant::now() < deadline, "no API within {WAIT:?}\n{}", self.log());
+            std::thread::sleep(POLL_INTERVAL);
+        }
+    }
+
+    /// The client of its API.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// From the process's start to its first answer.
+    pub fn api_ready_after(&self) -> Duration {
+        self.api_ready_after
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A folder of its own, for disks and the like, that goes when it goes.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Its log, and behind it what it wrote to stderr.
+    pub fn log(&self) -> String {
+        [LOG_FILE, STDERR_FILE]
+            .map(|name| fs::read(self.folder.path().join(name)).unwrap_or_default())
+            .map(|text| String::from_utf8_lossy(&text).into_owned())
+            .concat()
+    }
+
+    /// Sends a request with a JSON body and returns the answer, whatever it is.
+    pub fn request(&self, method: &str, path: &str, body: &Value) -> Response {
+        let body = if body.is_null() { None } else { Some(body.to_string()) };
+        let answer = self.client.raw(method, path, body.as_ref().map(String::as_bytes));
+        answer.unwrap_or_else(|error| panic!("{method} {path}: {error}\n{}", self.log()))
+    }
+
+    /// Sends a request that must be granted.
+    pub fn grant(&self, method: &str, path: &str, body: &Value) -> Response {
+        let response = self.request(method, path, body);
+        assert!(
+            response.is_success(),
+            "{method} {path} {body}: {} {}",
+            response.status,
+            response.fault_message()
+        );
+        response
+    }
+
+    /// Sends a request that must be refused with status 400, and returns its fault message.
+    pub fn refuse(&self, method: &str, path: &str, body: &Value) -> String {
+        let response = self.request(method, path, body);
+        assert_eq!(response.status, 400, "{method} {path} {body} should be refused");
+        response.fault_message()
+    }
+
+    /// Sets the machine's size.
+    pub fn machine(&self, cpus: u32, memory_mib: u32) {
+        self.grant("PUT", "/machine-config", &json!({ "vcpu_count": cpus, "mem_size_mib": memory_mib }));
+    }
+
+    /// Sets what to boot.
+    pub fn boot_source(&self, kernel: &Path, initrd: Option<&Path>, command_line: &str) {
+        let mut body = json!({ "kernel_image_path": kernel, "boot_args": command_line });
+        if let Some(initrd) = initrd {
+            body["initrd_path"] = json!(initrd);
+        }
+        self.grant("PUT", "/boot-source", &body);
+    }
+
+    /// Attaches a disk.
+    pub fn drive(&self, id: &str, path: &Path, is_root: bool, is_read_only: bool) {
+        let body = json!({
+            "drive_id": id, "path_on_host": path, "is_root_device": is_root, "is_read_only": is_read_only,
+        });
+        self.grant("PUT", &format!("/drives/{id}"), &body);
+    }
+
+    /// Attaches an entropy device.
+    pub fn entropy(&self) {
+        self.grant("PUT", "/entropy", &json!({}));
+    }
+
+    /// Boots.
+    pub fn start_instance(&self) {
+        self.grant("PUT", "/actions", &json!({ "action_type": "InstanceStart" }));
+    }
+
+    /// Waits for a line on the console that contains `text`, and returns it. Lines before it are passed over for good.
+    pub fn wait_for_line(&mut self, text: &str) -> String {
+        self.console.wait_for_line(text, WAIT).unwrap_or_else(|printed| {
+            panic!("no line with {text:?} within {WAIT:?}; the console:\n{printed}\nthe log:\n{}", self.log())
+        })
+    }
+
+    /// Types on the console.
+    pub fn type_text(&mut self, text: &str) {
+        self.console.type_text(text);
+    }
+
+    /// All that the console printed.
+    pub fn console(&self) -> String {
+        self.console.printed()
+    }
+
+    /// Kills the process, as a crash would.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("a child can be killed");
+        self.child.wait().expect("a child can be waited for");
+    }
+
+    /// Waits for the process to end by itself.
+    pub fn wait_for_exit(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + WAIT;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                return status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "it did not end within {WAIT:?}; the console:\n{}",
+                self.console()
+            );
+            std::thread::sleep(POLL_INTERVAL);
+        }
+    }
+
+    /// Waits for the process to end with success, and checks that it left nothing behind.
+    pub fn ends_cleanly(&mut self) {
+        let status = self.wait_for_exit();
+        assert!(status.success(), "{status}; the console:\n{}\nthe log:\n{}", self.console(), self.log());
+        assert!(!self.client.path().exists(), "it left its socket behind");
+    }
+
+    /// The names of its threads.
+    pub fn threads(&self) -> Vec<String> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.id())).into_iter().flatten();
+        tasks
+            .filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok())
+            .map(|name| name.trim().to_owned())
+            .collect()
+    }
+}
+
+impl Drop for Vmm {
+    fn drop(&mut self) {
+        // Both fail only for a process that has ended and been waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn own_folder() -> TempDir {
+    tempfile::Builder::new()
+        .prefix("faultless-test-")
+        .tempdir()
+        .expect("the folder for temporary files can be written")
+}
+
+fn spawn<S: AsRef<OsStr>>(folder: &TempDir, first: impl IntoIterator<Item = S>, more: &[&str]) -> Child {
+    let log = File::create(folder.path().join(STDERR_FILE)).expect("a new folder can be written");
+    let mut command = Command::new(binary());
+    command.args(first).args(more).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
+    dies_with_parent(&mut command).spawn().expect("the program under test can be run")
+}

@@ -1,0 +1,91 @@
+//! The guest's serial console: the VMM's stdout, read as it comes, and its stdin.
+
+use std::io::{Read, Write};
+use std::process::{Child, ChildStdin, ChildStdout};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// More than any test prints; a guest gone wild is cut off here.
+const PRINTED_BYTES_MAX: usize = 4 << 20;
+
+pub(super) struct Console {
+    shared: Arc<Shared>,
+    input: Option<ChildStdin>,
+    /// How much of what was printed the waits have passed over.
+    seen: usize,
+}
+
+#[derive(Default)]
+struct Shared {
+    output: Mutex<Output>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Output {
+    bytes: Vec<u8>,
+    closed: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Output> {
+        self.output.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Console {
+    pub(super) fn new(child: &mut Child) -> Self {
+        let shared = Arc::new(Shared::default());
+        if let Some(stdout) = child.stdout.take() {
+            let shared = Arc::clone(&shared);
+            // It ends when the last holder of the pipe's other end is gone, so nobody needs to wait for it.
+            std::thread::spawn(move || read_all(stdout, &shared));
+        }
+        Self { shared, input: child.stdin.take(), seen: 0 }
+    }
+
+    /// The next whole line with `text` in it; or else, after `limit` or at the output's end, all that was printed.
+    pub(super) fn wait_for_line(&mut self, text: &str, limit: Duration) -> Result<String, String> {
+        let deadline = Instant::now() + limit;
+        let mut output = self.shared.lock();
+        loop {
+            while let Some(length) = output.bytes[self.seen..].iter().position(|byte| *byte == b'\n') {
+                let line = String::from_utf8_lossy(&output.bytes[self.seen..self.seen + length]).into_owned();
+                self.seen += length + 1;
+                if line.contains(text) {
+                    return Ok(line.trim_end().to_owned());
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || output.closed {
+                return Err(String::from_utf8_lossy(&output.bytes).into_owned());
+            }
+            output = self.shared.changed.wait_timeout(output, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    pub(super) fn type_text(&mut self, text: &str) {
+        let input = self.input.as_mut().expect("stdin was asked to be a pipe");
+        input.write_all(text.as_bytes()).expect("the process reads its stdin");
+    }
+
+    pub(super) fn printed(&self) -> String {
+        String::from_utf8_lossy(&self.shared.lock().bytes).into_owned()
+    }
+}
+
+fn read_all(mut stdout: ChildStdout, shared: &Shared) {
+    let mut buffer = [0; 4096];
+    loop {
+        let count = stdout.read(&mut buffer).unwrap_or(0);
+        let mut output = shared.lock();
+        if output.bytes.len() + count <= PRINTED_BYTES_MAX {
+            output.bytes.extend_from_slice(&buffer[..count]);
+        }
+        output.closed |= count == 0;
+        shared.changed.notify_all();
+        if output.closed {
+            return;
+        }
+    }
+}

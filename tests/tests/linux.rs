@@ -1,0 +1,116 @@
+//! The VMM with stock Debian kernels, from boot to power-off.
+#![allow(clippy::unwrap_used, reason = "an unwrap that fails is a test that fails")]
+
+use std::path::{Path, PathBuf};
+
+use tests::guest::{LinuxGuest, QUIET_CONSOLE};
+use tests::host::on_linux_host;
+use tests::vmm::Vmm;
+
+/// Which of a kernel's two forms is booted.
+#[derive(Clone, Copy)]
+enum Form {
+    /// As the distribution ships it.
+    BzImage,
+    /// The ELF inside.
+    Elf,
+}
+
+fn kernel(guest: &LinuxGuest, form: Form) -> &Path {
+    match form {
+        Form::BzImage => &guest.image,
+        Form::Elf => &guest.elf,
+    }
+}
+
+/// A guest on its root disk that does `checks`, with so many vCPUs.
+fn booted(guest: &LinuxGuest, form: Form, cpus: u32, checks: &str) -> (Vmm, PathBuf) {
+    let vmm = Vmm::start();
+    let disk = vmm.folder().join("root.ext4");
+    guest.copy_disk(&disk).unwrap();
+    vmm.machine(cpus, 256);
+    vmm.boot_source(kernel(guest, form), Some(&guest.initrd), &format!("{QUIET_CONSOLE} guest={checks}"));
+    vmm.drive("rootfs", &disk, true, false);
+    vmm.entropy();
+    vmm.start_instance();
+    (vmm, disk)
+}
+
+fn boots_and_uses_its_devices(series: &str, form: Form, cpus: u32) {
+    let guest = LinuxGuest::prepare(series).unwrap();
+    let (mut vmm, _) = booted(&guest, form, cpus, "hello,nproc,disk,entropy,poweroff");
+    let hello = vmm.wait_for_line("guest: hello");
+    assert_eq!(hello, format!("guest: hello from Linux {}, root on ext4", guest.release));
+    assert_eq!(vmm.wait_for_line("guest: nproc"), format!("guest: nproc={cpus}"));
+    vmm.wait_for_line("guest: disk ok");
+    vmm.wait_for_line("guest: entropy ok from virtio_rng");
+    vmm.wait_for_line("guest: poweroff");
+    vmm.ends_cleanly();
+    assert!(!vmm.console().contains("guest: FAIL"), "{}", vmm.console());
+}
+
+#[test]
+fn debian_6_1_boots_as_shipped_on_one_vcpu() {
+    on_linux_host(|| boots_and_uses_its_devices("6.1", Form::BzImage, 1));
+}
+
+#[test]
+fn debian_6_1_boots_as_elf_on_four_vcpus() {
+    on_linux_host(|| boots_and_uses_its_devices("6.1", Form::Elf, 4));
+}
+
+#[test]
+fn debian_6_12_boots_as_shipped_on_four_vcpus() {
+    on_linux_host(|| boots_and_uses_its_devices("6.12", Form::BzImage, 4));
+}
+
+#[test]
+fn debian_6_12_boots_as_elf_on_one_vcpu() {
+    on_linux_host(|| boots_and_uses_its_devices("6.12", Form::Elf, 1));
+}
+
+#[test]
+fn a_reboot_ends_the_process_as_a_power_off_does() {
+    on_linux_host(|| {
+        let guest = LinuxGuest::prepare("6.12").unwrap();
+        let (mut vmm, _) = booted(&guest, Form::Elf, 1, "hello,reboot");
+        vmm.wait_for_line("guest: reboot");
+        vmm.ends_cleanly();
+    });
+}
+
+#[test]
+fn a_read_only_root_is_not_written_to() {
+    on_linux_host(|| {
+        let guest = LinuxGuest::prepare("6.12").unwrap();
+        let vmm = Vmm::start();
+        let disk = vmm.folder().join("root.ext4");
+        guest.copy_disk(&disk).unwrap();
+        let before = std::fs::read(&disk).unwrap();
+        vmm.machine(1, 256);
+        vmm.boot_source(
+            &guest.elf,
+            Some(&guest.initrd),
+            &format!("{QUIET_CONSOLE} guest=hello,disk-ro,poweroff"),
+        );
+        vmm.drive("rootfs", &disk, true, true);
+        let mut vmm = vmm;
+        vmm.start_instance();
+        vmm.wait_for_line("guest: disk-ro ok");
+        vmm.ends_cleanly();
+        assert!(std::fs::read(&disk).unwrap() == before, "the disk's file changed");
+    });
+}
+
+#[test]
+fn what_is_typed_reaches_a_shell() {
+    on_linux_host(|| {
+        let guest = LinuxGuest::prepare("6.12").unwrap();
+        let (mut vmm, _) = booted(&guest, Form::Elf, 1, "echo,poweroff");
+        vmm.wait_for_line("guest: echo");
+        vmm.type_text("typed\n");
+        vmm.wait_for_line("guest: echo typed");
+        vmm.type_text("quit\n");
+        vmm.ends_cleanly();
+    });
+}
