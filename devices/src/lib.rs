@@ -15,6 +15,7 @@
 //! | [`interrupt`] | how a device gets a guest's attention |
 //! | [`limiter`] | token buckets, and the timer that wakes a throttled device |
 //! | [`metrics`] | the counters of each device, by name |
+//! | [`output`] | output that nobody waits for |
 //! | [`legacy`] | serial port, keyboard controller, clock, power, boot timer |
 //! | [`virtio`] | the transport, and the devices behind it |
 //!
@@ -32,5 +33,6 @@ pub mod interrupt;
 pub mod legacy;
 pub mod limiter;
 pub mod metrics;
+pub mod output;
 mod sync;
 pub mod virtio;

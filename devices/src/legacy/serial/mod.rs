@@ -19,7 +19,6 @@
 //! - While the FIFO has no room the input is not watched, so it cannot wake the loop for nothing.
 
 mod input;
-mod output;
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -35,8 +34,8 @@ use crate::bus::BusDevice;
 use crate::interrupt::Interrupt;
 use crate::limiter::{TokenBucket, TokenBucketConfig, TokenBucketState};
 use crate::metrics::UartMetrics;
+use crate::output::{Output, OutputCounters};
 pub use input::SerialInput;
-use output::Output;
 
 /// The version of [`SerialState`] that is written.
 pub const SERIAL_STATE_VERSION: u32 = 1;
@@ -230,7 +229,12 @@ impl Serial {
         metrics: UartMetrics,
     ) -> Result<Self, SerialError> {
         let host = |part| move |source| SerialError::Host { part, source };
-        let output = output.map(|sink| Output::new(sink, metrics.clone())).transpose();
+        let counters = OutputCounters {
+            lost_bytes: metrics.missed_write_count.clone(),
+            errors: metrics.error_count.clone(),
+            flushes: metrics.flush_count.clone(),
+        };
+        let output = output.map(|sink| Output::new("serial-out", sink, counters)).transpose();
         let output = LimitedOutput { output: output.map_err(host("a writer thread"))?, limiter };
         let room = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(host("an eventfd"))?;
         let used_bytes = uart.in_buffer.len();

@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use super::*;
 use crate::event_loop::{DeviceLoop, settle};
 use crate::interrupt::IrqFd;
+use crate::output::BUFFER_BYTES_MAX;
 use crate::sync::lock;
 use crate::virtio::test_driver::wait_for;
 
@@ -119,17 +120,17 @@ fn what_the_guest_writes_comes_out_in_order() {
 fn a_stopped_terminal_stops_no_vcpu_and_what_does_not_fit_is_counted() {
     let (gate, opener, written) = gate();
     let port = port(Some(Box::new(gate)), None);
-    let sent = text(output::BUFFER_BYTES_MAX + 1000);
+    let sent = text(BUFFER_BYTES_MAX + 1000);
     port.write_all(&sent);
     assert!(!lock(&port.serial).flush(Duration::ZERO));
     assert_eq!(port.metrics.missed_write_count.get(), 1000);
     assert_eq!(port.read(LSR) & 0x20, 0x20, "the guest can go on writing");
     drop(opener);
     assert!(port.flush());
-    assert_eq!(*written.lock().unwrap(), sent[..output::BUFFER_BYTES_MAX]);
+    assert_eq!(*written.lock().unwrap(), sent[..BUFFER_BYTES_MAX]);
     port.write_all(b"again");
     assert!(port.flush());
-    assert_eq!(written.lock().unwrap()[output::BUFFER_BYTES_MAX..], *b"again");
+    assert_eq!(written.lock().unwrap()[BUFFER_BYTES_MAX..], *b"again");
 }
 
 #[test]

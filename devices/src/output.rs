@@ -1,17 +1,21 @@
-//! Serial output: a bounded buffer, and the thread that writes it out.
+//! Output to whatever the host gives, without waiting for it: a bounded buffer, and the thread that writes it out.
+//!
+//! A terminal can be stopped, a pipe can be left unread, a disk can hang, and none of them says so beforehand. Only a
+//! thread of its own can safely be blocked by them. What does not fit into the buffer meanwhile is dropped and counted.
 
 use std::io::{self, ErrorKind, Write};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::metrics::UartMetrics;
+use prometheus_client::metrics::counter::Counter;
+
 use crate::sync::lock;
 
 /// How much output waits for a slow sink before more of it is dropped, in bytes: several screens.
-pub(super) const BUFFER_BYTES_MAX: usize = 64 << 10;
+pub const BUFFER_BYTES_MAX: usize = 64 << 10;
 
-/// How long output is waited for when the port goes away. A sink that is stopped loses what is left.
+/// How long output is waited for when its end is dropped. A sink that is stopped loses what is left.
 const LINGER: Duration = Duration::from_millis(500);
 
 /// How long the thread sleeps when the sink is of the kind that does not block and has no room.
@@ -40,23 +44,42 @@ struct Shared {
     drained: Condvar,
 }
 
+/// What an output counts. Clones count together.
+#[derive(Debug, Clone, Default)]
+pub struct OutputCounters {
+    /// Bytes that the sink did not take.
+    pub lost_bytes: Counter,
+    /// Writes that failed.
+    pub errors: Counter,
+    /// Times that all there was had been written.
+    pub flushes: Counter,
+}
+
 /// Output on its way to a sink.
+///
+/// It logs nothing: a log may be what it carries.
 #[derive(Debug)]
-pub(super) struct Output {
+pub struct Output {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Output {
-    pub(super) fn new(sink: Box<dyn Write + Send>, metrics: UartMetrics) -> io::Result<Self> {
+    /// Output to `sink`, written by a thread called `thread_name`.
+    ///
+    /// # Errors
+    ///
+    /// When the host gives no thread.
+    pub fn new(thread_name: &str, sink: Box<dyn Write + Send>, counters: OutputCounters) -> io::Result<Self> {
         let shared = Arc::<Shared>::default();
-        let writer = Writer { shared: Arc::clone(&shared), sink, metrics };
-        let thread = std::thread::Builder::new().name("serial-out".to_owned()).spawn(move || writer.run())?;
+        let writer = Writer { shared: Arc::clone(&shared), sink, counters };
+        let thread = std::thread::Builder::new().name(thread_name.to_owned()).spawn(move || writer.run())?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
     /// Takes all of `bytes`, or none when they do not fit.
-    pub(super) fn push(&self, bytes: &[u8]) -> bool {
+    #[must_use]
+    pub fn push(&self, bytes: &[u8]) -> bool {
         let mut state = lock(&self.shared.state);
         if state.waiting.len() + state.in_hand_bytes + bytes.len() > BUFFER_BYTES_MAX {
             return false;
@@ -70,7 +93,8 @@ impl Output {
     }
 
     /// Waits until all is written, and says whether it is.
-    pub(super) fn flush(&self, timeout: Duration) -> bool {
+    #[must_use]
+    pub fn flush(&self, timeout: Duration) -> bool {
         let state = lock(&self.shared.state);
         let waited = self.shared.drained.wait_timeout_while(state, timeout, |state| !state.is_drained());
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -84,10 +108,9 @@ impl Drop for Output {
         lock(&self.shared.state).closed = true;
         self.shared.filled.notify_one();
         // A thread that is blocked in a write cannot be ended. It goes when its sink does.
-        if let Some(thread) = self.thread.take().filter(|_| drained)
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread for serial output has panicked");
+        if let Some(thread) = self.thread.take().filter(|_| drained) {
+            // A panic of the sink's ends with its thread: the output is at its end anyway.
+            let _ = thread.join();
         }
     }
 }
@@ -95,19 +118,20 @@ impl Drop for Output {
 struct Writer {
     shared: Arc<Shared>,
     sink: Box<dyn Write + Send>,
-    metrics: UartMetrics,
+    counters: OutputCounters,
 }
 
 impl Writer {
     fn run(mut self) {
         let mut batch = Vec::new();
         while self.take(&mut batch) {
-            let written = self.write_out(&batch);
-            if let Err((error, lost)) = written {
-                tracing::debug!(%error, lost, "serial output is lost");
-                self.metrics.error_count.inc();
-                self.metrics.missed_write_count.inc_by(lost);
-            }
+            match self.write_out(&batch) {
+                Ok(()) => self.counters.flushes.inc(),
+                Err(lost_bytes) => {
+                    self.counters.lost_bytes.inc_by(lost_bytes);
+                    self.counters.errors.inc()
+                }
+            };
         }
     }
 
@@ -126,24 +150,22 @@ impl Writer {
         !batch.is_empty()
     }
 
-    /// Writes all of `batch`, or says how much of it is lost and why.
-    fn write_out(&mut self, batch: &[u8]) -> Result<(), (io::Error, u64)> {
+    /// Writes all of `batch`, or says how many bytes of it are lost.
+    fn write_out(&mut self, batch: &[u8]) -> Result<(), u64> {
         let mut rest = batch;
         let lost = |rest: &[u8]| u64::try_from(rest.len()).expect("a usize is at most 64 bits");
         while !rest.is_empty() {
             match self.sink.write(rest) {
-                Ok(0) => return Err((ErrorKind::WriteZero.into(), lost(rest))),
+                Ok(0) => return Err(lost(rest)),
                 Ok(written) => rest = &rest[written..],
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock && !self.is_closed() => {
                     std::thread::sleep(RETRY);
                 }
-                Err(error) => return Err((error, lost(rest))),
+                Err(_) => return Err(lost(rest)),
             }
         }
-        self.sink.flush().map_err(|error| (error, 0))?;
-        self.metrics.flush_count.inc();
-        Ok(())
+        self.sink.flush().map_err(|_| 0)
     }
 
     fn is_closed(&self) -> bool {
