@@ -97,23 +97,23 @@ impl Mapping {
     }
 
     fn advise(&self, backing: Backing) -> Result<(), RamError> {
-        let (Backing::Anonymous { transparent_huge_pages } | Backing::Memfd { transparent_huge_pages }) =
-            backing
-        else {
-            return Ok(());
-        };
         // A core dump of the VMM is for its own state; the guest's memory is neither useful there nor ours to leak.
         self.madvise(libc::MADV_DONTDUMP).map_err(|error| host_error("exclude core dumps", error))?;
-        if transparent_huge_pages {
-            match self.madvise(libc::MADV_HUGEPAGE) {
-                // EINVAL: a kernel built without transparent huge pages. The guest runs on 4 KiB pages there.
-                Err(error) if error.raw_os_error() != Some(libc::EINVAL) => {
-                    return Err(host_error("advise huge pages", error));
-                }
-                _ => {}
-            }
+        match backing {
+            Backing::Anonymous { transparent_huge_pages: true }
+            | Backing::Memfd { transparent_huge_pages: true } => self.advise_huge_pages(),
+            Backing::Anonymous { .. } | Backing::Memfd { .. } | Backing::Hugetlb2M => Ok(()),
         }
-        Ok(())
+    }
+
+    fn advise_huge_pages(&self) -> Result<(), RamError> {
+        match self.madvise(libc::MADV_HUGEPAGE) {
+            // EINVAL: a kernel built without transparent huge pages. The guest runs on 4 KiB pages there.
+            Err(error) if error.raw_os_error() != Some(libc::EINVAL) => {
+                Err(host_error("advise huge pages", error))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn madvise(&self, advice: libc::c_int) -> io::Result<()> {

@@ -203,7 +203,7 @@ impl GuestRam {
     /// what the host itself refuses.
     pub fn new(ranges: &[RamRange], backing: Backing) -> Result<Self, RamError> {
         let size_bytes = check_layout(ranges, backing.page_size())?;
-        check_host(size_bytes)?;
+        Self::check_host(size_bytes >> 20)?;
         let mapping = Arc::new(Mapping::new(size_bytes, backing)?);
         let mut file_offset = 0;
         let regions = ranges
@@ -215,6 +215,19 @@ impl GuestRam {
             })
             .collect();
         Ok(Self { regions, mapping, backing })
+    }
+
+    /// Refuses what the host could never hold. Memory that is merely busy now is not refused: guests share and swap.
+    ///
+    /// # Errors
+    ///
+    /// [`RamError::MoreThanHost`].
+    pub fn check_host(size_mib: u64) -> Result<(), RamError> {
+        let host_mib = mapping::host_ram_bytes() >> 20;
+        if size_mib > host_mib {
+            return Err(RamError::MoreThanHost { wanted_mib: size_mib, host_mib });
+        }
+        Ok(())
     }
 
     /// The regions, in ascending order of guest address.
@@ -270,15 +283,6 @@ fn check_layout(ranges: &[RamRange], page_size: PageSize) -> Result<u64, RamErro
         size_bytes = size_bytes.checked_add(size).ok_or_else(layout)?;
     }
     if size_bytes == 0 { Err(RamError::Empty) } else { Ok(size_bytes) }
-}
-
-/// Refuses what the host could never hold. Memory that is merely busy now is not refused: guests share and swap.
-fn check_host(size_bytes: u64) -> Result<(), RamError> {
-    let host_bytes = mapping::host_ram_bytes();
-    if size_bytes > host_bytes {
-        return Err(RamError::MoreThanHost { wanted_mib: size_bytes >> 20, host_mib: host_bytes >> 20 });
-    }
-    Ok(())
 }
 
 #[cfg(test)]
