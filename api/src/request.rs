@@ -129,11 +129,7 @@ impl Request {
             (_, Some(_)) => return Err(segments.refuse(&Method::PUT)),
             ("machine-config", None) => return Self::parse_put_machine_config(body),
             ("actions", None) => Self::PutAction(json::<ActionBody>(body)?.action_type),
-            ("boot-source", None) => {
-                let boot_source: BootSource = json(body)?;
-                boot_source.validate()?;
-                Self::PutBootSource(boot_source)
-            }
+            ("boot-source", None) => Self::PutBootSource(json(body)?),
             ("entropy", None) => Self::PutEntropy(json(body)?),
             ("serial", None) => Self::PutSerial(json(body)?),
             ("logger", None) => Self::PutLogger(json(body)?),
@@ -154,7 +150,6 @@ impl Request {
 
     fn parse_put_machine_config(body: &[u8]) -> Result<Parsed, Fault> {
         let config: MachineConfig = json(body)?;
-        config.validate()?;
         Ok(Parsed { deprecated: config.cpu_template.is_some(), request: Self::PutMachineConfig(config) })
     }
 
@@ -171,7 +166,6 @@ impl Request {
         if id != drive.drive_id {
             return Err(Invalid::IdMismatch.into());
         }
-        drive.validate()?;
         Ok(Self::PutDrive(drive))
     }
 
@@ -180,7 +174,6 @@ impl Request {
         if id != patch.drive_id {
             return Err(Invalid::IdMismatch.into());
         }
-        patch.validate()?;
         Ok(Self::PatchDrive(patch))
     }
 
