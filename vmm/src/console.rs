@@ -3,21 +3,24 @@
 //! While the guest has the terminal, every key goes to it, but for the escape: Ctrl-A, then `x` ends the machine, and
 //! Ctrl-A twice sends one to the guest.
 
-use std::io::{self, PipeWriter, Read, Write};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::mpsc::channel;
 use std::thread;
 
 use api::cli::RunArgs;
-use api::server::Limits;
 use api::types::{BootSource, Drive, Entropy, LogLevel, MachineConfig, VmConfig};
 
+use crate::error::chain;
+use crate::front::Front;
 use crate::machine::devices::{Console, Options};
 use crate::machine::driver::{Driver, Ending};
 use crate::machine::message::Notifier;
-use crate::process::{self, Front};
+use crate::process;
 use crate::telemetry::log::Log;
-use crate::terminal::RawTerminal;
+use crate::terminal;
 
 /// Ctrl-A.
 const ESCAPE: u8 = 0x01;
@@ -29,40 +32,36 @@ const COMMAND_LINE: &str = "console=ttyS0 reboot=t panic=-1";
 /// Runs a machine until it ends.
 #[must_use]
 pub fn main(args: &RunArgs) -> ExitCode {
-    let log = Log::install(INSTANCE_ID, LogLevel::Warning, Box::new(io::stderr()));
-    match run(args, log) {
-        Ok(Ending::Failed(cause) | Ending::Stuck(cause)) => {
-            eprintln!("faultless: the microVM failed: {cause}");
-            process::exit_code(&Ending::Failed(cause))
+    match run(args) {
+        Ok(ending) => {
+            if let Ending::Failed(cause) = &ending {
+                eprintln!("faultless: the microVM failed: {cause}");
+            }
+            ExitCode::from(process::exit_code(&ending))
         }
-        Ok(ending) => process::exit_code(&ending),
         Err(error) => {
-            eprintln!("faultless: {error}");
+            eprintln!("faultless: {}", chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(args: &RunArgs, log: Log) -> Result<Ending, Box<dyn std::error::Error>> {
+fn run(args: &RunArgs) -> Result<Ending, Box<dyn std::error::Error>> {
     process::install_handlers()?;
+    let log = Log::install(INSTANCE_ID, LogLevel::Warning, Box::new(io::stderr()))?;
     let (sender, inbox) = channel();
     let notifier = Notifier::new(sender);
-    let terminal = RawTerminal::stdin()?;
-    let console = match &terminal {
-        Some(_) => {
-            eprintln!("faultless: Ctrl-A x ends the microVM\r");
-            Console::with_input(escaped_stdin(notifier.clone())?.into())
-        }
-        None => Console::standard(),
+    let _front = Front::start(&notifier)?;
+    let console = if terminal::is_ours() {
+        eprintln!("faultless: Ctrl-A x ends the microVM");
+        Console::with_input(escaped_stdin(notifier.clone())?)
+    } else {
+        Console::standard()
     };
     let options = Options { console, boot_timer: false };
-    let mut driver = Driver::new(INSTANCE_ID, inbox, notifier.clone(), options, log);
+    let mut driver = Driver::new(INSTANCE_ID, inbox, notifier, options, log);
     driver.start_with(config(args))?;
-    let front = Front::start(notifier, None, Limits::default())?;
-    let ending = driver.run();
-    front.stop();
-    drop(terminal);
-    Ok(ending)
+    Ok(driver.run())
 }
 
 fn config(args: &RunArgs) -> VmConfig {
@@ -98,18 +97,21 @@ fn config(args: &RunArgs) -> VmConfig {
     }
 }
 
-/// A pipe that carries what is typed, without the escape. Its thread ends with the process, or with the input.
-fn escaped_stdin(notifier: Notifier) -> io::Result<io::PipeReader> {
-    let (reader, writer) = io::pipe()?;
+/// A socket that carries what is typed, without the escape. Its thread ends with the process, or with the input.
+///
+/// What a guest does not read is lost once the socket is full: the escape has to get through.
+fn escaped_stdin(notifier: Notifier) -> io::Result<OwnedFd> {
+    let (for_guest, guest) = UnixStream::pair()?;
+    guest.set_nonblocking(true)?;
     thread::Builder::new().name("console".to_owned()).spawn(move || {
-        if let Err(error) = pump(writer, &notifier) {
+        if let Err(error) = pump(guest, &notifier) {
             tracing::debug!(%error, "the console's input has ended");
         }
     })?;
-    Ok(reader)
+    Ok(for_guest.into())
 }
 
-fn pump(mut guest: PipeWriter, notifier: &Notifier) -> io::Result<()> {
+fn pump(mut guest: UnixStream, notifier: &Notifier) -> io::Result<()> {
     let mut filter = EscapeFilter::default();
     let mut typed = [0; 256];
     loop {
@@ -118,7 +120,9 @@ fn pump(mut guest: PipeWriter, notifier: &Notifier) -> io::Result<()> {
             return Ok(());
         }
         let (text, quit) = filter.pass(&typed[..count]);
-        guest.write_all(&text)?;
+        if let Err(error) = guest.write_all(&text) {
+            tracing::debug!(%error, "the guest does not take what is typed");
+        }
         if quit {
             notifier.quit();
         }

@@ -17,6 +17,8 @@ pub mod arch;
 pub mod boot;
 pub mod console;
 pub mod doctor;
+mod error;
+mod front;
 pub mod kvm;
 pub mod machine;
 pub mod process;

@@ -5,53 +5,63 @@
 //!   "api"          one current-thread runtime: the API's connections, and signals
 //! ```
 
-use std::fs;
-use std::io;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use api::Request;
 use api::cli::VmmArgs;
-use api::server::{self, BindError, BoundSocket, Limits};
+use api::server::{self, BindError};
 use api::types::{ConfigError, LogLevel, Logger, Metrics, VmConfig};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 
+use crate::boot;
+use crate::error::chain;
+use crate::front::Front;
 use crate::machine::devices::{Console, Options};
 use crate::machine::driver::{Driver, Ending, RequestError};
 use crate::machine::message::Notifier;
 use crate::service::DriverService;
 use crate::telemetry::log::Log;
-use crate::terminal::RawTerminal;
 use crate::{signals, vcpu};
 
 /// Exit codes that orchestrators know.
 const EXIT_GENERIC: u8 = 1;
 const EXIT_BAD_CONFIGURATION: u8 = 152;
+/// The largest configuration file, in bytes.
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
+/// How long the end of the process waits for its last words to be written.
+const LOG_FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Why the process ended before its machine began.
 #[derive(Debug, thiserror::Error)]
 enum StartError {
-    #[error("{0}")]
+    #[error(transparent)]
     Socket(#[from] BindError),
-    #[error("cannot read the configuration file {}: {source}", path.display())]
+    #[error("cannot read the configuration file {}", path.display())]
     ReadConfig { path: PathBuf, source: io::Error },
-    #[error("{0}")]
+    #[error("the configuration file is longer than {CONFIG_BYTES_MAX} bytes: it should hold one JSON object")]
+    ConfigTooLong,
+    #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("{0}")]
+    #[error(transparent)]
     Request(#[from] RequestError),
-    #[error("cannot {step}: {source}")]
+    #[error("cannot {step}")]
     Host { step: &'static str, source: io::Error },
 }
 
 impl StartError {
+    /// A mistake in what was asked for has a code of its own; a host that cannot do it has the general one.
     fn exit_code(&self) -> u8 {
         match self {
-            Self::ReadConfig { .. } | Self::Config(_) | Self::Request(_) => EXIT_BAD_CONFIGURATION,
-            Self::Socket(_) | Self::Host { .. } => EXIT_GENERIC,
+            Self::ReadConfig { .. }
+            | Self::ConfigTooLong
+            | Self::Config(_)
+            | Self::Request(RequestError::Configure(_)) => EXIT_BAD_CONFIGURATION,
+            Self::Socket(_) | Self::Request(_) | Self::Host { .. } => EXIT_GENERIC,
         }
     }
 }
@@ -59,70 +69,74 @@ impl StartError {
 /// Is a VMM until its machine ends.
 #[must_use]
 pub fn main(args: &VmmArgs) -> ExitCode {
-    let log = Log::install(&args.id, LogLevel::default(), Box::new(io::stdout()));
-    match serve(args, log) {
+    let log = match standard_output().and_then(|output| Log::install(&args.id, LogLevel::default(), output)) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("faultless: cannot start the log: {error}");
+            return ExitCode::from(EXIT_GENERIC);
+        }
+    };
+    let code = match serve(args, &log) {
         Ok(ending) => exit_code(&ending),
         Err(error) => {
             // To the log for machines, and to standard error for whoever started the process by hand.
-            tracing::error!("{error}");
-            eprintln!("faultless: {error}");
-            ExitCode::from(error.exit_code())
+            let text = chain(&error);
+            tracing::error!("{text}");
+            eprintln!("faultless: {text}");
+            error.exit_code()
         }
-    }
+    };
+    log.flush(LOG_FLUSH_TIMEOUT);
+    ExitCode::from(code)
 }
 
 /// What a process that ran its machine as `ending` tells its parent.
-pub(crate) fn exit_code(ending: &Ending) -> ExitCode {
+pub(crate) fn exit_code(ending: &Ending) -> u8 {
     match ending {
-        Ending::ByGuest | Ending::ByUser => ExitCode::SUCCESS,
-        Ending::Failed(_) => ExitCode::from(EXIT_GENERIC),
-        // A thread that does not end would be waited for by an orderly exit.
-        Ending::Stuck(_) => std::process::exit(EXIT_GENERIC.into()),
+        Ending::ByGuest | Ending::ByUser => 0,
+        Ending::Failed(_) => EXIT_GENERIC,
     }
 }
 
-fn serve(args: &VmmArgs, log: Log) -> Result<Ending, StartError> {
-    install_handlers()?;
+/// Standard output, without the lock and the buffer that the standard library gives it: a guest's output and the log
+/// share the descriptor, and one that nobody reads must not hold up the other.
+pub(crate) fn standard_output() -> io::Result<Box<dyn Write + Send>> {
+    Ok(Box::new(File::from(io::stdout().as_fd().try_clone_to_owned()?)))
+}
+
+/// Handlers that are there before any thread is.
+pub(crate) fn install_handlers() -> io::Result<()> {
+    signals::install_fatal_handlers()?;
+    Ok(vcpu::install_kick_handler()?)
+}
+
+fn serve(args: &VmmArgs, log: &Log) -> Result<Ending, StartError> {
+    let host = |step| move |source| StartError::Host { step, source };
+    install_handlers().map_err(host("install signal handlers"))?;
     let (sender, inbox) = channel();
     let notifier = Notifier::new(sender);
+    let mut front = Front::start(&notifier).map_err(host("start the API thread"))?;
     let options = Options { console: Console::standard(), boot_timer: args.boot_timer };
-    let mut driver = Driver::new(&args.id, inbox, notifier.clone(), options, log);
+    let mut driver = Driver::new(&args.id, inbox, notifier.clone(), options, log.clone());
     for request in flags(args) {
         driver.configure_with(request)?;
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "faultless is up");
+    let config = args.config_file.as_deref().map(read_config).transpose()?;
     let socket = (!args.no_api).then(|| server::bind(&args.api_sock)).transpose()?;
-    let config = args.config_file.as_ref().map(read_config).transpose()?;
-    let terminal =
-        RawTerminal::stdin().map_err(|source| StartError::Host { step: "use the terminal", source })?;
     if let Some(config) = config {
         driver.start_with(config)?;
     }
-    let front = Front::spawn(notifier, socket, args.limits())?;
-    report_start_up(args);
-    let ending = driver.run();
-    front.stop();
-    drop(terminal);
-    Ok(ending)
-}
-
-/// Handlers that are there before any thread is.
-pub(crate) fn install_handlers() -> Result<(), StartHandlersError> {
-    signals::install_fatal_handlers()?;
-    vcpu::install_kick_handler()
-}
-
-/// The error of [`install_handlers`].
-pub(crate) type StartHandlersError = vmm_sys_util::errno::Error;
-
-impl From<StartHandlersError> for StartError {
-    fn from(error: StartHandlersError) -> Self {
-        Self::Host { step: "install a signal handler", source: error.into() }
+    if let Some(socket) = socket {
+        let service = DriverService::new(notifier, driver.publication());
+        front.serve(socket, service, args.limits()).map_err(host("answer on the API socket"))?;
     }
+    report_start_up(args);
+    Ok(driver.run())
 }
 
 /// The flags that stand for a request of the API.
-fn flags(args: &VmmArgs) -> Vec<api::Request> {
+fn flags(args: &VmmArgs) -> Vec<Request> {
     let text = |path: &PathBuf| path.display().to_string();
     let logger = Logger {
         log_path: args.log_path.as_ref().map(text),
@@ -134,11 +148,17 @@ fn flags(args: &VmmArgs) -> Vec<api::Request> {
     let metrics =
         args.metrics_path.as_ref().map(|path| Metrics { metrics_path: text(path), ..Metrics::default() });
     let logger = (logger != Logger::default()).then_some(logger);
-    logger.map(api::Request::PutLogger).into_iter().chain(metrics.map(api::Request::PutMetrics)).collect()
+    logger.map(Request::PutLogger).into_iter().chain(metrics.map(Request::PutMetrics)).collect()
 }
 
-fn read_config(path: &PathBuf) -> Result<VmConfig, StartError> {
-    let bytes = fs::read(path).map_err(|source| StartError::ReadConfig { path: path.clone(), source })?;
+fn read_config(path: &Path) -> Result<VmConfig, StartError> {
+    let mut bytes = Vec::new();
+    boot::open_file(path)
+        .and_then(|file| file.take(CONFIG_BYTES_MAX + 1).read_to_end(&mut bytes))
+        .map_err(|source| StartError::ReadConfig { path: path.to_owned(), source })?;
+    if bytes.len() as u64 > CONFIG_BYTES_MAX {
+        return Err(StartError::ConfigTooLong);
+    }
     Ok(VmConfig::from_json(&bytes)?)
 }
 
@@ -149,77 +169,4 @@ fn report_start_up(args: &VmmArgs) {
         let elapsed = now.saturating_sub(Duration::from_micros(started_us));
         tracing::info!(elapsed_us = elapsed.as_micros(), "the process is ready");
     }
-}
-
-/// The thread that takes what comes from outside: requests and signals.
-pub(crate) struct Front {
-    thread: JoinHandle<()>,
-    stop: watch::Sender<bool>,
-}
-
-impl Front {
-    fn spawn(notifier: Notifier, socket: Option<BoundSocket>, limits: Limits) -> Result<Self, StartError> {
-        Self::start(notifier, socket, limits)
-            .map_err(|source| StartError::Host { step: "start the API thread", source })
-    }
-
-    /// Takes signals, and requests where there is a socket.
-    pub(crate) fn start(notifier: Notifier, socket: Option<BoundSocket>, limits: Limits) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (stop, stopped) = watch::channel(false);
-        let thread = thread::Builder::new().name("api".to_owned()).spawn(move || {
-            runtime.block_on(async move {
-                if let Err(error) = watch_signals(&notifier) {
-                    tracing::error!(%error, "signals that ask for an end are not handled");
-                }
-                match socket {
-                    Some(socket) => answer(&socket, notifier, limits, stopped).await,
-                    None => wait_for(stopped).await,
-                }
-            });
-        })?;
-        Ok(Self { thread, stop })
-    }
-
-    /// Finishes what is being answered, and ends the thread.
-    pub(crate) fn stop(self) {
-        // An error says that the thread has ended already.
-        let _ = self.stop.send(true);
-        if self.thread.join().is_err() {
-            tracing::error!("the API thread panicked");
-        }
-    }
-}
-
-async fn answer(socket: &BoundSocket, notifier: Notifier, limits: Limits, stopped: watch::Receiver<bool>) {
-    match socket.listener() {
-        Ok(listener) => {
-            let service = Arc::new(DriverService(notifier));
-            server::serve(listener, service, limits, wait_for(stopped)).await;
-        }
-        Err(error) => {
-            tracing::error!(%error, "the API socket cannot be used");
-            notifier.quit();
-            wait_for(stopped).await;
-        }
-    }
-}
-
-async fn wait_for(mut stopped: watch::Receiver<bool>) {
-    // An error says that the other end is gone, which means the same.
-    let _ = stopped.wait_for(|stopped| *stopped).await;
-}
-
-/// Turns signals that ask for an end into a message.
-fn watch_signals(notifier: &Notifier) -> io::Result<()> {
-    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
-        let mut signals = signal(kind)?;
-        let notifier = notifier.clone();
-        tokio::spawn(async move {
-            while signals.recv().await.is_some() {
-                notifier.quit();
-            }
-        });
-    }
-    Ok(())
 }

@@ -28,7 +28,7 @@ pub enum CommandLineError {
 impl From<cmdline::Error> for CommandLineError {
     fn from(error: cmdline::Error) -> Self {
         match error {
-            cmdline::Error::TooLarge => Self::TooLong,
+            cmdline::Error::TooLarge | cmdline::Error::InvalidCapacity => Self::TooLong,
             other => Self::Text(other),
         }
     }
@@ -45,7 +45,7 @@ pub enum BootError {
     Initrd(io::Error),
     /// The command line.
     #[error("The kernel command line is invalid: {0}")]
-    CommandLine(#[from] CommandLineError),
+    CommandLine(CommandLineError),
 }
 
 /// A boot source whose files are open: what was checked when it was set is what the guest is started from.
@@ -69,18 +69,65 @@ impl BootFiles {
         let kernel = open_file(&source.kernel_image_path).map_err(BootError::Kernel)?;
         let initrd = source.initrd_path.as_ref().map(open_file).transpose().map_err(BootError::Initrd)?;
         let text = source.boot_args.as_deref().unwrap_or(COMMAND_LINE_DEFAULT);
-        let command_line =
-            Cmdline::try_from(text, layout::COMMAND_LINE_BYTES_MAX).map_err(CommandLineError::from)?;
+        // The library checks characters only of what is added later.
+        if !text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+            return Err(BootError::CommandLine(CommandLineError::Text(cmdline::Error::InvalidAscii)));
+        }
+        let command_line = Cmdline::try_from(text, layout::COMMAND_LINE_BYTES_MAX)
+            .map_err(|error| BootError::CommandLine(error.into()))?;
         Ok(Self { kernel, initrd, command_line })
     }
 }
 
 /// Opens a regular file: a folder would open too and fail later, and a pipe would block.
-fn open_file(path: impl AsRef<Path>) -> io::Result<File> {
+pub(crate) fn open_file(path: impl AsRef<Path>) -> io::Result<File> {
     // Without waiting: opening a pipe would last until somebody writes to it.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(boot_args: String) -> Result<BootFiles, BootError> {
+        let kernel = tempfile::NamedTempFile::new().unwrap();
+        let kernel_image_path = kernel.path().display().to_string();
+        BootFiles::open(&BootSource {
+            kernel_image_path,
+            boot_args: Some(boot_args),
+            ..BootSource::default()
+        })
+    }
+
+    #[test]
+    fn the_command_line_has_a_limit_and_says_which() {
+        let longest = layout::COMMAND_LINE_BYTES_MAX - 1;
+        assert!(open("x".repeat(longest)).is_ok());
+        for length in [longest + 1, longest + 2, 1 << 20] {
+            let error = open("x".repeat(length)).unwrap_err();
+            assert!(error.to_string().contains("longer than the 2047 bytes"), "{length}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_command_line_is_ascii() {
+        assert!(matches!(
+            open("quiet \u{e9}".to_owned()),
+            Err(BootError::CommandLine(CommandLineError::Text(_)))
+        ));
+    }
+
+    #[test]
+    fn what_is_no_file_is_no_kernel() {
+        let open = |path: &str| {
+            BootFiles::open(&BootSource { kernel_image_path: path.to_owned(), ..BootSource::default() })
+        };
+        for path in ["/", "/dev/zero", "/nonexistent"] {
+            assert!(matches!(open(path), Err(BootError::Kernel(_))), "{path}");
+        }
+    }
 }

@@ -24,10 +24,10 @@ pub enum BuildError {
     #[error("Cannot start microvm without kernel configuration.")]
     NoKernel,
     /// The host's KVM cannot be used.
-    #[error("{0}")]
+    #[error(transparent)]
     Kvm(#[from] KvmError),
     /// KVM gives no VM or vCPU.
-    #[error("kvm refused to {step}: {source}")]
+    #[error("kvm refused to {step}")]
     Create {
         /// What was being done.
         step: &'static str,
@@ -35,37 +35,29 @@ pub enum BuildError {
         source: kvm_ioctls::Error,
     },
     /// Guest memory.
-    #[error("{}", with_source(.0))]
+    #[error(transparent)]
     Ram(#[from] RamError),
     /// Guest memory, as KVM sees it.
-    #[error("{0}")]
+    #[error(transparent)]
     Slot(#[from] MemorySlotError),
     /// Interrupt controllers and timer.
-    #[error("{}", with_source(.0))]
+    #[error(transparent)]
     Platform(#[from] platform::PlatformError),
     /// A processor.
-    #[error("{}", with_source(.0))]
+    #[error(transparent)]
     Processor(#[from] ProcessorError),
     /// Kernel, initrd or command line.
-    #[error("{}", with_source(.0))]
+    #[error(transparent)]
     Payload(#[from] PayloadError),
     /// The tables that describe the machine.
-    #[error("{0}")]
+    #[error(transparent)]
     Acpi(#[from] acpi::AcpiError),
     /// A device.
-    #[error("{0}")]
+    #[error(transparent)]
     Device(#[from] DeviceError),
     /// A vCPU's thread.
-    #[error("{0}")]
+    #[error(transparent)]
     Vcpu(#[from] VcpuError),
-}
-
-/// An error and what caused it, in one line: a client of the API sees no more than that.
-fn with_source(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    }
 }
 
 /// Makes a VM from `resources`, its vCPUs at the kernel's entry and not running.
@@ -81,6 +73,8 @@ pub fn build(resources: &mut Resources, options: &Options, notifier: &Notifier) 
     }
     let kvm = kvm::open()?;
     let machine = &resources.machine;
+    // Checked in MiB: in bytes the size might not fit into its type.
+    GuestRam::check_host(machine.mem_size_mib)?;
     let ram = GuestRam::new(&layout::ram_ranges(machine.mem_size_mib << 20), backing(machine.huge_pages))?;
     let vm = create_vm(&kvm)?;
     vm::map_ram(&vm, &ram)?;

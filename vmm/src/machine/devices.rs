@@ -5,7 +5,7 @@
 //!   KVM ── ioeventfd ──▶ device loop ──▶ queues ──▶ irqfd ──▶ KVM
 //! ```
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -32,21 +32,22 @@ use super::resources::Resources;
 use crate::arch::host::{VirtioSlot, layout};
 use crate::telemetry::metrics::MetricsRegistry;
 use crate::vcpu::Buses;
+use crate::{process, terminal};
 
 /// Why a device could not be made, or did not do as it was told.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// Two devices at one address.
-    #[error("{0}")]
+    #[error(transparent)]
     Bus(#[from] BusError),
     /// The device loop.
-    #[error("{0}")]
+    #[error(transparent)]
     Loop(#[from] LoopError),
     /// The serial port.
-    #[error("the serial port: {0}")]
+    #[error("cannot make the serial port")]
     Serial(#[from] SerialError),
     /// The serial port's output.
-    #[error("cannot open the serial output {path}: {source}")]
+    #[error("cannot open the serial output {path}")]
     SerialOutput {
         /// What was to be opened.
         path: String,
@@ -54,22 +55,22 @@ pub enum DeviceError {
         source: io::Error,
     },
     /// A drive.
-    #[error("Unable to patch the block device: {0}")]
+    #[error("Drive config error: Unable to patch the block device: {0}")]
     Block(#[from] BlockError),
     /// A drive that is not there.
-    #[error("Invalid block device ID: {0}")]
+    #[error("Drive config error: Unable to patch the block device: Invalid block device ID: {0}")]
     NoSuchDrive(String),
     /// The entropy device.
-    #[error("the entropy device: {0}")]
+    #[error("cannot make the entropy device")]
     Entropy(#[from] EntropyError),
     /// The keyboard.
-    #[error("cannot send Ctrl+Alt+Del: {0}")]
+    #[error("cannot send Ctrl+Alt+Del")]
     Keyboard(#[from] I8042Error),
     /// A device that could not go on after a pause.
-    #[error("a virtio device cannot go on: {0}")]
+    #[error("a virtio device cannot go on")]
     Start(#[from] StartError),
     /// KVM refused to connect one.
-    #[error("kvm refused to {step}: {source}")]
+    #[error("kvm refused to {step}")]
     Kvm {
         /// What was being done.
         step: &'static str,
@@ -77,7 +78,7 @@ pub enum DeviceError {
         source: kvm_ioctls::Error,
     },
     /// The host refused a descriptor.
-    #[error("cannot {step}: {source}")]
+    #[error("cannot {step}")]
     Host {
         /// What was being done.
         step: &'static str,
@@ -106,10 +107,12 @@ impl Console {
         Self { input: Some(input) }
     }
 
-    fn input(&self) -> io::Result<OwnedFd> {
+    /// `None` in the background of a terminal, where reading would stop the whole process.
+    fn input(&self) -> io::Result<Option<OwnedFd>> {
         match &self.input {
-            Some(input) => input.try_clone(),
-            None => io::stdin().as_fd().try_clone_to_owned(),
+            Some(input) => input.try_clone().map(Some),
+            None if io::stdin().is_terminal() && !terminal::is_ours() => Ok(None),
+            None => io::stdin().as_fd().try_clone_to_owned().map(Some),
         }
     }
 }
@@ -123,15 +126,10 @@ pub struct Options {
     pub boot_timer: bool,
 }
 
-/// A virtio device in its slot.
-struct Attached {
-    transport: Arc<Mutex<MmioTransport>>,
-}
-
 /// All devices of a VM.
 pub struct Devices {
     buses: Buses,
-    virtio: Vec<Attached>,
+    virtio: Vec<Arc<Mutex<MmioTransport>>>,
     drives: Vec<(String, Arc<Mutex<Block>>, BlockMetrics)>,
     entropy_metrics: Option<EntropyMetrics>,
     serial: Arc<Mutex<Serial>>,
@@ -212,26 +210,35 @@ impl Devices {
     ///
     /// # Errors
     ///
-    /// [`DeviceError::Loop`] where the devices' thread is stuck.
+    /// [`DeviceError::Loop`] where the devices' thread is stuck, for example with a disk that does not answer.
     pub fn pause(&mut self) -> Result<(), DeviceError> {
-        // A device that waits for a file holds its lock: the loop's own answer tells that first, in bounded time.
-        self.event_loop.handle().run(PAUSE_TIMEOUT, || ())?;
-        for device in &self.virtio {
-            lock(&device.transport).pause();
-        }
-        Ok(())
+        let transports = self.virtio.clone();
+        Ok(self.on_loop(move || transports.iter().for_each(|transport| lock(transport).pause()))?)
     }
 
     /// Starts every virtio device that was paused.
     ///
     /// # Errors
     ///
-    /// [`DeviceError::Start`] of the first that cannot go on.
+    /// [`DeviceError::Start`] of the first that cannot go on, or [`DeviceError::Loop`].
     pub fn resume(&mut self) -> Result<(), DeviceError> {
-        for device in &self.virtio {
-            lock(&device.transport).resume()?;
-        }
-        Ok(())
+        let transports = self.virtio.clone();
+        Ok(self.on_loop(move || transports.iter().try_for_each(|transport| lock(transport).resume()))??)
+    }
+
+    /// Starts every virtio device that was paused, once the devices' thread comes to it, without waiting for it: what
+    /// is left to do when a pause has failed.
+    pub fn release(&mut self) {
+        let transports = self.virtio.clone();
+        let resume = move || {
+            for transport in &transports {
+                if let Err(error) = lock(transport).resume() {
+                    tracing::error!(%error, "a virtio device cannot go on");
+                }
+            }
+        };
+        // Not waited for, so the answer is always that it has not come yet.
+        let _ = self.event_loop.handle().run(Duration::ZERO, resume);
     }
 
     /// Changes a drive while it is in use.
@@ -242,15 +249,22 @@ impl Devices {
     pub fn patch_drive(&mut self, patch: &DrivePatch) -> Result<(), DeviceError> {
         let drive = self.drives.iter().find(|(id, ..)| *id == patch.drive_id);
         let (_, block, _) = drive.ok_or_else(|| DeviceError::NoSuchDrive(patch.drive_id.clone()))?;
-        let mut block = lock(block);
-        if let Some(path) = &patch.path_on_host {
-            block.update_path(path.as_ref())?;
-        }
-        if let Some(limiter) = &patch.rate_limiter {
-            let update = block.update_rate_limiter(&device_config::limiter(Some(limiter)));
-            update.map_err(|source| DeviceError::Host { step: "set a rate limiter's timer", source })?;
-        }
-        Ok(())
+        let (block, patch) = (Arc::clone(block), patch.clone());
+        self.on_loop(move || {
+            let mut block = lock(&block);
+            if let Some(path) = &patch.path_on_host {
+                block.update_path(path.as_ref())?;
+            }
+            let Some(limiter) = &patch.rate_limiter else { return Ok(()) };
+            block
+                .update_rate_limiter(&device_config::limiter(Some(limiter)))
+                .map_err(|source| DeviceError::Host { step: "set a rate limiter's timer", source })
+        })?
+    }
+
+    /// Runs `work`, which may wait for files, where files are waited for: the driver itself waits only so long.
+    fn on_loop<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, LoopError> {
+        self.event_loop.handle().run(DEVICES_TIMEOUT, work)
     }
 
     /// Presses Ctrl+Alt+Del.
@@ -282,8 +296,8 @@ impl Devices {
     }
 }
 
-/// How long the devices' thread may take to come to a pause.
-const PAUSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the devices' thread may take for what the driver asks of it.
+const DEVICES_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is filled while devices are made.
 struct Builder<'a> {
@@ -291,7 +305,7 @@ struct Builder<'a> {
     ram: &'a GuestRam,
     ports: Bus,
     mmio: Bus,
-    virtio: Vec<Attached>,
+    virtio: Vec<Arc<Mutex<MmioTransport>>>,
     event_loop: DeviceLoop,
 }
 
@@ -315,7 +329,7 @@ impl Builder<'_> {
         let transport = Arc::new(Mutex::new(transport));
         self.mmio.insert(slot.base, MmioTransport::LEN, Arc::clone(&transport) as _)?;
         self.event_loop.handle().add(device)?;
-        self.virtio.push(Attached { transport });
+        self.virtio.push(transport);
         Ok(())
     }
 
@@ -336,10 +350,12 @@ impl Builder<'_> {
         let limit = config.and_then(|config| config.rate_limiter.as_ref()).map(device_config::bucket);
         let line = self.line(layout::SERIAL_GSI)?;
         let serial = Arc::new(Mutex::new(Serial::new(line, Some(output), limit, metrics)?));
-        let input = console.input().and_then(|input| SerialInput::new(&serial, input));
-        let input = input.map_err(|source| DeviceError::Host { step: "use the console's input", source })?;
+        let unusable = |source| DeviceError::Host { step: "use the console's input", source };
+        if let Some(source) = console.input().map_err(unusable)? {
+            let input = SerialInput::new(&serial, source).map_err(unusable)?;
+            self.event_loop.handle().add(Arc::new(Mutex::new(input)))?;
+        }
         self.ports.insert(layout::SERIAL_PORT.into(), Serial::LEN, Arc::clone(&serial) as _)?;
-        self.event_loop.handle().add(Arc::new(Mutex::new(input)))?;
         Ok(serial)
     }
 
@@ -392,7 +408,8 @@ fn serial_output(config: Option<&api::types::Serial>) -> Result<Box<dyn Write + 
                 .map_err(|source| DeviceError::SerialOutput { path: path.clone(), source })?;
             Ok(Box::new(file))
         }
-        None => Ok(Box::new(io::stdout())),
+        None => process::standard_output()
+            .map_err(|source| DeviceError::Host { step: "use standard output", source }),
     }
 }
 

@@ -4,46 +4,46 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use api::types::{Action, InstanceInfo, VmConfig, VmState as RequestedState};
-use api::{FIRECRACKER_VERSION, Fault, Reply, Request};
+use api::types::{Action, VmConfig, VmState as RequestedState};
+use api::{Fault, Reply, Request};
 
 use super::build::{self, BuildError};
 use super::devices::{DeviceError, Options};
 use super::message::{GuestEvent, Message, Notifier};
 use super::resources::{ConfigureError, Resources};
-use super::state::{Refusal, VmState};
+use super::state::{Publication, Refusal, VmState};
 use super::vm::{Vm, VmError};
+use crate::error::chain;
 use crate::telemetry::log::{Log, LogError};
 use crate::telemetry::metrics::{MetricsError, MetricsRegistry};
+use crate::terminal::RawTerminal;
 
 /// How often metrics are written where nobody asks, as Firecracker's are.
 const METRICS_PERIOD: Duration = Duration::from_secs(60);
-/// The name under which the program answers `GET /`.
-const APP_NAME: &str = "Faultless";
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
     /// It is not for this state.
-    #[error("{0}")]
+    #[error(transparent)]
     Refused(#[from] Refusal),
     /// It configures what cannot be.
-    #[error("{0}")]
+    #[error(transparent)]
     Configure(#[from] ConfigureError),
     /// The VM could not be started.
     #[error("Start microvm error: {0}")]
     Build(#[from] BuildError),
     /// The VM did not do as it was told.
-    #[error("{0}")]
+    #[error("Internal VMM error: {0}")]
     Vm(#[from] VmError),
     /// A device did not.
-    #[error("{0}")]
+    #[error(transparent)]
     Device(#[from] DeviceError),
     /// The log.
-    #[error("{0}")]
+    #[error("Logger error: {0}")]
     Log(#[from] LogError),
     /// The metrics.
-    #[error("{0}")]
+    #[error("Metrics error: {0}")]
     Metrics(#[from] MetricsError),
 }
 
@@ -56,8 +56,6 @@ pub enum Ending {
     ByUser,
     /// The guest could not go on.
     Failed(String),
-    /// A part of the machine does not end: the process must, without waiting for it.
-    Stuck(String),
 }
 
 /// The owner of a machine.
@@ -70,7 +68,9 @@ pub struct Driver {
     metrics: MetricsRegistry,
     resources: Resources,
     state: VmState,
+    publication: Publication,
     vm: Option<Vm>,
+    terminal: Option<RawTerminal>,
 }
 
 impl Driver {
@@ -83,17 +83,29 @@ impl Driver {
         options: Options,
         log: Log,
     ) -> Self {
+        let mut metrics = MetricsRegistry::new();
+        let lines_lost = log.lines_lost();
+        let logger = [("missed_log_count", "lines of the log that nobody took", &lines_lost)];
+        metrics.register("logger", "logger", &[], logger.into_iter());
         Self {
             instance_id: instance_id.to_owned(),
             inbox,
             notifier,
             options,
             log,
-            metrics: MetricsRegistry::new(),
+            metrics,
             resources: Resources::default(),
             state: VmState::NotStarted,
+            publication: Publication::new(instance_id, VmState::NotStarted),
             vm: None,
+            terminal: None,
         }
+    }
+
+    /// Where the state can be read.
+    #[must_use]
+    pub fn publication(&self) -> Publication {
+        self.publication.clone()
     }
 
     /// Configures all that `config` names and starts the VM, as one request after the other would.
@@ -131,7 +143,7 @@ impl Driver {
     pub fn run(mut self) -> Ending {
         let ending = self.take_messages();
         match &ending {
-            Ending::Failed(cause) | Ending::Stuck(cause) => tracing::error!(cause, "the microVM failed"),
+            Ending::Failed(cause) => tracing::error!(cause, "the microVM failed"),
             Ending::ByGuest | Ending::ByUser => tracing::info!("the microVM has ended"),
         }
         let stopped = self.vm.as_mut().map_or(Ok(()), Vm::stop);
@@ -139,9 +151,9 @@ impl Driver {
         match stopped {
             Ok(()) => ending,
             Err(error) => {
-                // Dropping it would wait for the part that is stuck, without end.
+                // Dropping it would wait without end for the part that is stuck; the process ends without it.
                 std::mem::forget(self.vm.take());
-                Ending::Stuck(error.to_string())
+                Ending::Failed(chain(&error))
             }
         }
     }
@@ -151,8 +163,7 @@ impl Driver {
         loop {
             match self.inbox.recv_timeout(flush_at.saturating_duration_since(Instant::now())) {
                 Ok(Message::Request(request, answer)) => {
-                    let reply =
-                        self.carry_out(*request).map_err(|error| Fault::bad_request(error.to_string()));
+                    let reply = self.carry_out(*request).map_err(|error| Fault::bad_request(chain(&error)));
                     // A client that has gone does not read its answer.
                     let _ = answer.send(reply);
                 }
@@ -179,14 +190,13 @@ impl Driver {
         self.state.admit(&request)?;
         let next = self.state.after(&request);
         let reply = match request {
-            Request::GetInstanceInfo => Reply::InstanceInfo(self.instance_info()),
-            Request::GetVersion => Reply::Version(FIRECRACKER_VERSION.to_owned()),
             Request::GetVmConfig => Reply::VmConfig(Box::new(self.resources.to_config())),
             Request::GetMachineConfig => Reply::MachineConfig(self.resources.machine.clone()),
             Request::GetPrometheus => Reply::Prometheus(self.metrics.prometheus()),
             Request::PutAction(action) => self.act(action)?,
             Request::PatchVm(state) => self.set_running(state == RequestedState::Resumed)?,
             Request::PatchDrive(patch) => {
+                patch.validate().map_err(ConfigureError::InvalidDrive)?;
                 self.vm_mut().devices.patch_drive(&patch)?;
                 self.resources.note_drive_patch(&patch);
                 Reply::Empty
@@ -194,6 +204,7 @@ impl Driver {
             other => self.configure(other)?,
         };
         self.state = next;
+        self.publication.publish(next);
         Ok(reply)
     }
 
@@ -213,7 +224,7 @@ impl Driver {
                 self.metrics.configure(&metrics, &self.instance_id)?;
                 self.resources.metrics = Some(metrics);
             }
-            other => unreachable!("{other:?} configures nothing and is carried out elsewhere"),
+            other => unreachable!("{other:?} configures nothing and is answered elsewhere"),
         }
         Ok(Reply::Empty)
     }
@@ -225,12 +236,23 @@ impl Driver {
                 vm.resume()?;
                 vm.register_metrics(&mut self.metrics);
                 self.vm = Some(vm);
+                self.take_terminal();
                 tracing::info!("the microVM runs");
             }
+            // As with Firecracker, flushing what goes nowhere is no error.
+            Action::FlushMetrics if !self.metrics.is_configured() => {}
             Action::FlushMetrics => self.metrics.flush()?,
             Action::SendCtrlAltDel => self.vm_mut().devices.send_ctrl_alt_del()?,
         }
         Ok(Reply::Empty)
+    }
+
+    /// From now on what is typed is for the guest.
+    fn take_terminal(&mut self) {
+        self.terminal = RawTerminal::stdin().unwrap_or_else(|error| {
+            tracing::warn!(%error, "the terminal cannot be made raw: keys reach the guest line by line");
+            None
+        });
     }
 
     fn set_running(&mut self, running: bool) -> Result<Reply, RequestError> {
@@ -245,15 +267,6 @@ impl Driver {
 
     fn vm_mut(&mut self) -> &mut Vm {
         self.vm.as_mut().expect("a state after the start has a VM")
-    }
-
-    fn instance_info(&self) -> InstanceInfo {
-        InstanceInfo {
-            app_name: APP_NAME.to_owned(),
-            id: self.instance_id.clone(),
-            state: self.state.into(),
-            vmm_version: env!("CARGO_PKG_VERSION").to_owned(),
-        }
     }
 }
 

@@ -21,14 +21,20 @@ pub enum ConfigureError {
     /// The boot source.
     #[error("Boot source error: {0}")]
     Boot(#[from] BootError),
-    /// A value that the contract does not allow.
-    #[error("{0}")]
-    Invalid(#[from] Invalid),
+    /// A boot source that the contract does not allow.
+    #[error("Boot source error: {0}")]
+    InvalidBoot(Invalid),
+    /// A machine that the contract does not allow.
+    #[error("Machine config error: {0}")]
+    InvalidMachine(Invalid),
+    /// A drive that the contract does not allow.
+    #[error("Drive config error: {0}")]
+    InvalidDrive(Invalid),
     /// A second root device.
-    #[error("A root block device already exists!")]
+    #[error("Drive config error: A root block device already exists!")]
     SecondRoot,
     /// The file behind a drive.
-    #[error("Unable to create the virtio block device: {0}")]
+    #[error("Drive config error: Unable to create the virtio block device: {0}")]
     Block(#[from] BlockError),
     /// A CPU template, which would be ignored where its user counts on it.
     #[error(
@@ -36,7 +42,7 @@ pub enum ConfigureError {
     )]
     CpuTemplate,
     /// More devices than there are interrupt lines.
-    #[error("too many devices: a microVM has room for {}", layout::VIRTIO_DEVICES_MAX)]
+    #[error("Drive config error: too many devices: a microVM has room for {}", layout::VIRTIO_DEVICES_MAX)]
     TooManyDevices,
 }
 
@@ -101,7 +107,7 @@ impl Resources {
     ///
     /// [`ConfigureError::Boot`]; then the source set before stays.
     pub fn set_boot_source(&mut self, source: BootSource) -> Result<(), ConfigureError> {
-        source.validate()?;
+        source.validate().map_err(ConfigureError::InvalidBoot)?;
         let files = BootFiles::open(&source)?;
         self.boot = Some(Boot { source, files });
         Ok(())
@@ -111,9 +117,9 @@ impl Resources {
     ///
     /// # Errors
     ///
-    /// [`ConfigureError::Invalid`].
+    /// [`ConfigureError::InvalidMachine`], or [`ConfigureError::CpuTemplate`].
     pub fn set_machine(&mut self, machine: MachineConfig) -> Result<(), ConfigureError> {
-        machine.validate()?;
+        machine.validate().map_err(ConfigureError::InvalidMachine)?;
         self.machine = without_template(machine)?;
         Ok(())
     }
@@ -122,9 +128,10 @@ impl Resources {
     ///
     /// # Errors
     ///
-    /// [`ConfigureError::Invalid`] where the result would not be allowed; then nothing is changed.
+    /// [`ConfigureError::InvalidMachine`] where the result would not be allowed; then nothing is changed.
     pub fn patch_machine(&mut self, patch: &MachineConfigPatch) -> Result<(), ConfigureError> {
-        self.machine = without_template(self.machine.patched(patch)?)?;
+        self.machine =
+            without_template(self.machine.patched(patch).map_err(ConfigureError::InvalidMachine)?)?;
         Ok(())
     }
 
@@ -134,7 +141,7 @@ impl Resources {
     ///
     /// [`ConfigureError`]; then the drives are as before.
     pub fn set_drive(&mut self, config: Drive) -> Result<(), ConfigureError> {
-        config.validate()?;
+        config.validate().map_err(ConfigureError::InvalidDrive)?;
         let place = self.drives.iter().position(|drive| drive.config.drive_id == config.drive_id);
         let other_root = self
             .drives

@@ -8,6 +8,8 @@
 //!
 //! There is no state for the end: with the VM ends the process.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use api::Request;
 use api::types::{Action, InstanceState, VmState as RequestedState};
 
@@ -18,7 +20,7 @@ pub enum VmState {
     NotStarted,
     /// Its vCPUs are in the guest.
     Running,
-    /// Its vCPUs and devices stand still.
+    /// Its vCPUs and its virtio devices stand still. What is typed goes on to the serial port's FIFO.
     Paused,
 }
 
@@ -86,6 +88,39 @@ impl VmState {
             (Self::Running | Self::Paused, Request::PatchVm(RequestedState::Resumed)) => Self::Running,
             (state, _) => state,
         }
+    }
+}
+
+/// The state as the driver publishes it, for those who only want to know. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Publication(Arc<Published>);
+
+#[derive(Debug)]
+struct Published {
+    instance_id: String,
+    state: Mutex<VmState>,
+}
+
+impl Publication {
+    pub(super) fn new(instance_id: &str, state: VmState) -> Self {
+        Self(Arc::new(Published { instance_id: instance_id.to_owned(), state: Mutex::new(state) }))
+    }
+
+    /// The instance's name.
+    #[must_use]
+    pub fn instance_id(&self) -> &str {
+        &self.0.instance_id
+    }
+
+    /// The state as it was last published.
+    #[must_use]
+    pub fn state(&self) -> VmState {
+        *self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For the driver alone.
+    pub(super) fn publish(&self, state: VmState) {
+        *self.0.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
     }
 }
 

@@ -20,7 +20,7 @@ const SERIAL_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// KVM refused guest memory.
 #[derive(Debug, thiserror::Error)]
-#[error("kvm refused guest memory region {slot}: {source}")]
+#[error("kvm refused guest memory region {slot}")]
 pub struct MemorySlotError {
     slot: u32,
     source: kvm_ioctls::Error,
@@ -30,10 +30,10 @@ pub struct MemorySlotError {
 #[derive(Debug, thiserror::Error)]
 pub enum VmError {
     /// A vCPU did not.
-    #[error("{0}")]
+    #[error(transparent)]
     Vcpu(#[from] VcpuError),
     /// A device did not.
-    #[error("{0}")]
+    #[error(transparent)]
     Device(#[from] DeviceError),
 }
 
@@ -64,19 +64,16 @@ impl Vm {
     ///
     /// [`VmError`] of the part that does not stop; then the guest runs on.
     pub fn pause(&mut self) -> Result<(), VmError> {
-        let paused = self.try_pause();
-        if paused.is_err() {
-            if let Err(error) = self.devices.resume() {
-                tracing::error!(%error, "a device cannot go on after a pause that failed");
-            }
+        if let Err(error) = self.vcpus.pause() {
             self.vcpus.release();
+            return Err(error.into());
         }
-        paused
-    }
-
-    fn try_pause(&mut self) -> Result<(), VmError> {
-        self.vcpus.pause()?;
-        Ok(self.devices.pause()?)
+        if let Err(error) = self.devices.pause() {
+            self.devices.release();
+            self.vcpus.release();
+            return Err(error.into());
+        }
+        Ok(())
     }
 
     /// Makes the VM's counters known.

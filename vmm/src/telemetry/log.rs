@@ -6,15 +6,23 @@
 //! ```
 //!
 //! Level, place and looks can change while the program runs: `PUT /logger` comes after the first lines.
+//!
+//! Invariants:
+//!
+//! - Nobody waits for the log: a thread writes it out, and what does not fit is dropped and counted.
+//! - A guest cannot fill a disk through it: what guests cause is limited to a few lines a second for each place.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use api::types::{LogLevel, Logger};
+use devices::output::{Output, OutputCounters};
+use prometheus_client::metrics::counter::Counter;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::Interest;
@@ -24,11 +32,12 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
+use super::budget::Budgets;
 use super::sink;
 
 /// The log cannot be written where it was to be.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot open the log file {}: {source}", path.display())]
+#[error("cannot open the log file {}", path.display())]
 pub struct LogError {
     path: PathBuf,
     source: io::Error,
@@ -40,13 +49,15 @@ pub struct Log(Arc<Shared>);
 
 struct Shared {
     level: AtomicU8,
-    lines_lost: AtomicU64,
+    lines_lost: Counter,
     target: Mutex<Target>,
 }
 
 struct Target {
     instance_id: String,
-    output: Box<dyn Write + Send>,
+    output: Output,
+    /// How much may still be said of what guests cause.
+    budgets: Budgets,
     show_level: bool,
     show_origin: bool,
     module: Option<String>,
@@ -56,23 +67,28 @@ impl Log {
     /// Sends this process's events to `output`, from `level` on.
     ///
     /// A process has one log: a second call gives one that nothing is sent to.
-    pub fn install(instance_id: &str, level: LogLevel, output: Box<dyn Write + Send>) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// When the host gives no thread to write it.
+    pub fn install(instance_id: &str, level: LogLevel, output: Box<dyn Write + Send>) -> io::Result<Self> {
         let target = Target {
             instance_id: instance_id.to_owned(),
-            output,
+            output: new_output(output)?,
+            budgets: Budgets::default(),
             show_level: false,
             show_origin: false,
             module: None,
         };
         let shared = Shared {
             level: AtomicU8::new(rank(level)),
-            lines_lost: AtomicU64::new(0),
+            lines_lost: Counter::default(),
             target: Mutex::new(target),
         };
         let log = Self(Arc::new(shared));
         // An error says that a log is installed already, which tests in one process do.
         let _ = tracing::subscriber::set_global_default(Registry::default().with(log.clone()));
-        log
+        Ok(log)
     }
 
     /// Changes what `settings` names and leaves the rest.
@@ -81,17 +97,17 @@ impl Log {
     ///
     /// [`LogError`] where the file cannot be opened; then nothing is changed.
     pub fn configure(&self, settings: &Logger) -> Result<(), LogError> {
-        let output = settings
-            .log_path
-            .as_ref()
-            .map(|path| sink::open(path).map_err(|source| LogError { path: path.into(), source }));
+        let output = settings.log_path.as_ref().map(|path| {
+            let file = sink::open(path).and_then(|file| new_output(Box::new(file)));
+            file.map_err(|source| LogError { path: path.into(), source })
+        });
         let output = output.transpose()?;
         if let Some(level) = settings.level {
             self.0.level.store(rank(level), Ordering::Relaxed);
         }
         let mut target = self.0.target.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = output {
-            target.output = Box::new(file);
+            target.output = file;
         }
         target.show_level = settings.show_level.unwrap_or(target.show_level);
         target.show_origin = settings.show_log_origin.unwrap_or(target.show_origin);
@@ -101,10 +117,16 @@ impl Log {
         Ok(())
     }
 
-    /// How many lines could not be written.
+    /// Counts the lines that could not be written.
     #[must_use]
-    pub fn lines_lost(&self) -> u64 {
-        self.0.lines_lost.load(Ordering::Relaxed)
+    pub fn lines_lost(&self) -> Counter {
+        self.0.lines_lost.clone()
+    }
+
+    /// Waits until all that was logged is written, for at most `timeout`.
+    pub fn flush(&self, timeout: Duration) {
+        // What is not written by then was told to somebody who does not listen.
+        let _ = self.0.target.lock().unwrap_or_else(PoisonError::into_inner).output.flush(timeout);
     }
 
     fn shows(&self, level: Level) -> bool {
@@ -146,10 +168,10 @@ impl<S: Subscriber> Layer<S> for Log {
         if !target.wants(event.metadata()) {
             return;
         }
-        let line = target.line(event);
-        // One write for one line, so that lines of several processes in one file do not mix.
-        if target.output.write_all(line.as_bytes()).and_then(|()| target.output.flush()).is_err() {
-            self.0.lines_lost.fetch_add(1, Ordering::Relaxed);
+        let Some(left_out) = target.budgets.admit(event.metadata(), Instant::now()) else { return };
+        let line = target.line(event, left_out);
+        if !target.output.push(line.as_bytes()) {
+            self.0.lines_lost.inc();
         }
     }
 }
@@ -159,7 +181,7 @@ impl Target {
         self.module.as_deref().is_none_or(|prefix| metadata.target().starts_with(prefix))
     }
 
-    fn line(&self, event: &Event<'_>) -> String {
+    fn line(&self, event: &Event<'_>, left_out: u64) -> String {
         let mut line = String::with_capacity(128);
         // Writing into a string cannot fail.
         let _ = SystemTime.format_time(&mut Writer::new(&mut line));
@@ -174,9 +196,16 @@ impl Target {
         }
         line.push(']');
         event.record(&mut Fields(&mut line));
+        if left_out > 0 {
+            let _ = write!(line, " (and {left_out} more like it, left out)");
+        }
         line.push('\n');
         line
     }
+}
+
+fn new_output(sink: Box<dyn Write + Send>) -> io::Result<Output> {
+    Output::new("log", sink, OutputCounters::default())
 }
 
 /// Writes the message as it is and other fields as `name=value`. Line ends inside are escaped: what a guest or a
@@ -214,7 +243,7 @@ mod tests {
     #[test]
     fn a_line_says_who_and_what_and_follows_its_settings() {
         let buffer = Buffer::default();
-        let log = Log::install("vm7", LogLevel::Info, Box::new(buffer.clone()));
+        let log = Log::install("vm7", LogLevel::Info, Box::new(buffer.clone())).unwrap();
         tracing::debug!("hidden");
         tracing::info!(drive = "root", "opened\nfine");
         log.configure(&Logger { level: Some(LogLevel::Debug), show_level: Some(true), ..Logger::default() })
@@ -222,6 +251,7 @@ mod tests {
         tracing::debug!("shown");
         log.configure(&Logger { module: Some("elsewhere".into()), ..Logger::default() }).unwrap();
         tracing::error!("of another module");
+        log.flush(Duration::from_secs(10));
         let text = String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 2, "{text}");

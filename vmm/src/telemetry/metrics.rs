@@ -24,7 +24,7 @@ const PREFIX: &str = "faultless";
 #[derive(Debug, thiserror::Error)]
 pub enum MetricsError {
     /// The file cannot be opened.
-    #[error("Cannot open the metrics file {}: {source}", path.display())]
+    #[error("Cannot open the metrics file {}", path.display())]
     Open {
         /// Which one.
         path: PathBuf,
@@ -38,8 +38,8 @@ pub enum MetricsError {
     #[error("the metrics file was not configured: set it with PUT /metrics before starting the microVM")]
     NotSet,
     /// It cannot be written.
-    #[error("cannot write the metrics file: {0}")]
-    Write(io::Error),
+    #[error("cannot write the metrics file (where it is a pipe: does somebody read it?)")]
+    Write(#[source] io::Error),
 }
 
 /// One thing that is counted about.

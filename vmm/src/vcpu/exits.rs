@@ -13,6 +13,9 @@ use crate::machine::message::GuestEvent;
 const NOTHING: u8 = 0xff;
 
 /// The ways from a vCPU to devices.
+///
+/// An access is passed on with the width it came with. String instructions on ports come as one access of all their
+/// bytes: a device that is a byte wide does not answer those, and no guest that matters uses them there.
 #[derive(Clone)]
 pub struct Buses {
     /// I/O ports.

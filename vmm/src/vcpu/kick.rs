@@ -40,6 +40,15 @@ impl Kickable {
         self.fd.run()
     }
 
+    /// Tells a guest that has KVM's clock that it was stopped, so that its watchdogs do not take the time that passes
+    /// for a lock-up (Documentation/virt/kvm/api.rst, "KVM_KVMCLOCK_CTRL").
+    pub(super) fn note_pause(&self) {
+        if let Err(error) = self.fd.kvmclock_ctrl() {
+            // EINVAL: the guest does not use that clock.
+            tracing::trace!(%error, "a guest was not told of its pause");
+        }
+    }
+
     /// Takes back a kick, before its cause is looked for.
     pub(super) fn clear_kick(&mut self) {
         self.kicker.set(0);
@@ -78,7 +87,8 @@ impl Kicker {
     fn set(&self, value: u8) {
         if let Some(Flag(flag)) = &*self.flag.lock().unwrap_or_else(PoisonError::into_inner) {
             // SAFETY: the page is mapped as long as `flag` is there: `Kickable` takes it away, under the same lock,
-            // before it unmaps. A byte is aligned, and only the kernel reads it besides.
+            // before it unmaps. A byte is aligned, and only the kernel reads it besides: kvm-ioctls makes a reference
+            // to the whole page while it decodes an exit, but looks at other fields of it.
             unsafe { flag.as_ref() }.store(value, Ordering::Release);
         }
     }

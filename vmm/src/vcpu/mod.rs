@@ -64,7 +64,7 @@ struct Acknowledged(u64);
 #[derive(Debug, thiserror::Error)]
 pub enum VcpuError {
     /// Its thread could not be started.
-    #[error("cannot start the thread of vCPU {index}: {source}")]
+    #[error("cannot start the thread of vCPU {index}")]
     Spawn {
         /// Which vCPU.
         index: u8,
@@ -207,9 +207,11 @@ impl Vcpus {
     }
 
     fn command(&mut self, order: Order) -> Result<(), VcpuError> {
-        self.0.iter_mut().try_for_each(|vcpu| vcpu.send(order))?;
+        // All are told before any is waited for, and none is left out because another is gone.
+        let sent: Vec<_> = self.0.iter_mut().map(|vcpu| vcpu.send(order)).collect();
         let deadline = Instant::now() + ACKNOWLEDGE_TIMEOUT;
-        self.0.iter().try_for_each(|vcpu| vcpu.wait(deadline))
+        let waited: Vec<_> = self.0.iter().map(|vcpu| vcpu.wait(deadline)).collect();
+        sent.into_iter().chain(waited).collect()
     }
 }
 
@@ -249,7 +251,10 @@ impl Runner {
         // The driver may have given up on the answer; then it is about to drop this vCPU.
         let _ = self.outbox.send(Acknowledged(command.number));
         match command.order {
-            Order::Pause => Next::Wait,
+            Order::Pause => {
+                self.fd.note_pause();
+                Next::Wait
+            }
             Order::Resume => Next::Enter,
             Order::Stop => Next::End,
         }

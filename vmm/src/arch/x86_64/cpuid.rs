@@ -40,6 +40,14 @@ const TSC_DEADLINE: u32 = 1 << 24;
 const HYPERVISOR: u32 = 1 << 31;
 /// Leaf 1, EDX: the package holds more than one logical processor.
 const HYPER_THREADING: u32 = 1 << 28;
+/// Leaf 1, ECX and EDX: what belongs to Intel's performance counters.
+const DTES64: u32 = 1 << 2;
+const PDCM: u32 = 1 << 15;
+const DEBUG_STORE: u32 = 1 << 21;
+/// Leaf 0x8000_0001, ECX: more of AMD's performance counters.
+const AMD_PERFCTR_CORE: u32 = 1 << 23;
+/// Leaf 0, EBX: `Auth` of AuthenticAMD and `Hygo` of HygonGenuine.
+const AMD_VENDORS: [u32; 2] = [u32::from_le_bytes(*b"Auth"), u32::from_le_bytes(*b"Hygo")];
 /// Leaf 0x8000_0001, ECX: AMD's legacy way to say the same.
 const AMD_CMP_LEGACY: u32 = 1 << 1;
 
@@ -52,10 +60,15 @@ pub(super) fn specialize(
     index: u8,
     tsc_deadline: bool,
 ) {
-    entries.retain(|entry| !matches!(entry.function, 0xb | 0x1f));
+    entries.retain(|entry| !matches!(entry.function, 0xb | 0x1f | 0x8000_0022 | 0x8000_0026));
+    let is_amd = entries.iter().any(|entry| entry.function == 0 && AMD_VENDORS.contains(&entry.ebx));
     let has_topology_leaf = entries.iter().any(|entry| entry.function == 0 && entry.eax >= 0xb);
     for entry in entries.iter_mut() {
         specialize_entry(entry, topology, index, tsc_deadline);
+        hide_counters(entry);
+        if is_amd {
+            specialize_amd_entry(entry, topology, index);
+        }
     }
     if has_topology_leaf {
         entries.extend(topology_leaf(topology, index));
@@ -76,9 +89,14 @@ fn specialize_entry(entry: &mut kvm_cpuid_entry2, topology: Topology, index: u8,
             let package_cores = (1 << (topology.package_shift() - topology.core_shift())) - 1;
             entry.eax = (entry.eax & 0x3fff) | cache_sharers(entry.eax, topology) << 14 | package_cores << 26;
         }
-        // The performance counters are left out: their state cannot be moved between hosts.
-        0xa => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
         0x8000_0001 if !several => set_bit(&mut entry.ecx, AMD_CMP_LEGACY, false),
+        _ => {}
+    }
+}
+
+/// Leaves that mean something else, or nothing, on other vendors' processors.
+fn specialize_amd_entry(entry: &mut kvm_cpuid_entry2, topology: Topology, index: u8) {
+    match entry.function {
         0x8000_0008 => {
             let count = u32::from(topology.vcpu_count) - 1;
             entry.ecx = (entry.ecx & !0xf0ff) | count | topology.package_shift() << 12;
@@ -91,6 +109,19 @@ fn specialize_entry(entry: &mut kvm_cpuid_entry2, topology: Topology, index: u8,
             entry.ebx = u32::from(index) >> topology.core_shift() | (topology.threads_per_core() - 1) << 8;
             entry.ecx = 0;
         }
+        _ => {}
+    }
+}
+
+/// Leaves out the performance counters, of which a VM has none: their state cannot be moved between hosts.
+fn hide_counters(entry: &mut kvm_cpuid_entry2) {
+    match entry.function {
+        0x1 => {
+            set_bit(&mut entry.ecx, DTES64 | PDCM, false);
+            set_bit(&mut entry.edx, DEBUG_STORE, false);
+        }
+        0xa => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
+        0x8000_0001 => set_bit(&mut entry.ecx, AMD_PERFCTR_CORE, false),
         _ => {}
     }
 }
@@ -140,8 +171,9 @@ mod tests {
 
     fn specialized(vcpu_count: u8, smt: bool, index: u8) -> Vec<kvm_cpuid_entry2> {
         // A leaf-4 L1 (level 1, data) and L3 (level 3, unified) besides those without parameters.
+        let leaf0 = kvm_cpuid_entry2 { ebx: AMD_VENDORS[0], ..entry(0, 0x1f) };
         let mut entries = vec![
-            entry(0, 0x1f),
+            leaf0,
             entry(1, 0),
             entry(4, 0x21),
             entry(4, 0x63),
@@ -192,6 +224,13 @@ mod tests {
         assert_eq!(find(&entries, 1, 0).edx & HYPER_THREADING, 0);
         assert_eq!(find(&entries, 0xb, 1).ebx, 1);
         assert_eq!(find(&entries, 0xa, 0).eax, 0);
+    }
+
+    #[test]
+    fn leaves_of_one_vendor_are_left_alone_on_another() {
+        let mut entries = vec![entry(0, 0x1f), entry(0x8000_0008, 0)];
+        specialize(&mut entries, Topology { vcpu_count: 8, smt: false }, 0, true);
+        assert_eq!(find(&entries, 0x8000_0008, 0).ecx, 0);
     }
 
     #[test]

@@ -2,11 +2,10 @@
 //!
 //! ```text
 //!        0x500  boot GDT, IDT                     0x7000  zero page (Linux) or start info and memory map (PVH)
-//!       0x9000  boot page tables, three pages    0x20000  command line
+//!       0x9000  boot page tables, six pages      0x20000  command line
 //!      0x9fc00  end of conventional memory       0xe0000  RSDP and the other ACPI tables
 //!     0x100000  kernel, and above it the initrd, as high as it may go
-//!   0xc0000000  end of low RAM: the hole for devices
-//!   0xc0000000    boot timer, on demand
+//!   0xc0000000  end of low RAM: the hole for devices, the boot timer in its first page
 //!   0xd0000000    virtio-mmio devices, one page each
 //!   0xfec00000    I/O APIC      0xfee00000  local APICs
 //!   0xfffbc000    KVM's identity map page and task state, which old Intel processors need
@@ -19,7 +18,7 @@ use vm_memory::GuestAddress;
 /// Boot GDT.
 pub const BOOT_GDT: GuestAddress = GuestAddress(0x500);
 /// Boot IDT, empty.
-pub const BOOT_IDT: GuestAddress = GuestAddress(0x520);
+pub const BOOT_IDT: GuestAddress = GuestAddress(0x540);
 /// The Linux boot protocol's zero page.
 pub const ZERO_PAGE: GuestAddress = GuestAddress(0x7000);
 /// The PVH start info; its module list and memory map follow in the same page.
@@ -30,8 +29,8 @@ pub const PVH_MODULES: GuestAddress = GuestAddress(0x7040);
 pub const PVH_MEMORY_MAP: GuestAddress = GuestAddress(0x7100);
 /// Top of the stack that a kernel finds at its 64-bit entry.
 pub const BOOT_STACK: u64 = 0x8ff0;
-/// Boot page tables: PML4, PDPT, PD.
-pub const PAGE_TABLES: [GuestAddress; 3] = [GuestAddress(0x9000), GuestAddress(0xa000), GuestAddress(0xb000)];
+/// Boot page tables: one PML4, one PDPT, and four page directories, in consecutive pages.
+pub const PAGE_TABLES: GuestAddress = GuestAddress(0x9000);
 /// The kernel command line.
 pub const COMMAND_LINE: GuestAddress = GuestAddress(0x20000);
 /// The longest command line, its NUL included: `COMMAND_LINE_SIZE` of Linux on x86.

@@ -1,9 +1,9 @@
 //! A vCPU before its first instruction.
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_fpu, kvm_regs};
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, Msrs, kvm_fpu, kvm_msr_entry, kvm_regs};
 use kvm_ioctls::{Cap, Kvm, VcpuFd};
 use memory::GuestRam;
-use vm_memory::{Bytes, GuestMemoryError};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use super::cpuid::{self, Topology};
 use super::layout;
@@ -110,10 +110,14 @@ fn refused(step: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> ProcessorErr
 
 /// One by one: a host may refuse some, and a guest can start without any of them.
 fn write_boot_msrs(vcpu: &VcpuFd) {
-    for entry in msr::BOOT {
-        let one = Msrs::from_entries(&[entry]).expect("one register fits into a list");
-        if !matches!(vcpu.set_msrs(&one), Ok(1)) {
-            tracing::debug!(msr = format_args!("{:#x}", entry.index), "the host refuses a boot MSR");
+    for (index, bits) in msr::BOOT {
+        let mut one = Msrs::from_entries(&[kvm_msr_entry { index, ..kvm_msr_entry::default() }])
+            .expect("one register fits into a list");
+        // What is there is kept: it tells a guest what it does not have.
+        let is_read = matches!(vcpu.get_msrs(&mut one), Ok(1));
+        one.as_mut_slice()[0].data |= bits;
+        if !is_read || !matches!(vcpu.set_msrs(&one), Ok(1)) {
+            tracing::debug!(msr = format_args!("{index:#x}"), "the host refuses a boot MSR");
         }
     }
 }
@@ -161,7 +165,7 @@ fn set_start_system_registers(
     };
     let gdt = segments::gdt(mode);
     for (descriptor, offset) in gdt.iter().zip((0..).step_by(8)) {
-        ram.write_obj(*descriptor, vm_memory::GuestAddress(layout::BOOT_GDT.0 + offset))?;
+        ram.write_obj(*descriptor, GuestAddress(layout::BOOT_GDT.0 + offset))?;
     }
     ram.write_obj(0_u64, layout::BOOT_IDT)?;
 
@@ -176,20 +180,25 @@ fn set_start_system_registers(
     if mode == Mode::Long {
         write_identity_map(ram)?;
         sregs.cr0 |= CR0_PG;
-        sregs.cr3 = layout::PAGE_TABLES[0].0;
+        sregs.cr3 = layout::PAGE_TABLES.0;
         sregs.cr4 = CR4_PAE;
         sregs.efer = EFER_LME_LMA;
     }
     vcpu.set_sregs(&sregs).map_err(refused("set system registers"))
 }
 
-/// Maps the first GiB onto itself, in pages of 2 MiB: the kernel, its parameters and its command line are there.
+/// Maps the first 4 GiB onto themselves, in pages of 2 MiB: all low RAM, wherever in it the kernel is.
 fn write_identity_map(ram: &GuestRam) -> Result<(), GuestMemoryError> {
-    let [pml4, pdpt, pd] = layout::PAGE_TABLES;
-    ram.write_obj(pdpt.0 | PAGE_PRESENT_WRITABLE, pml4)?;
-    ram.write_obj(pd.0 | PAGE_PRESENT_WRITABLE, pdpt)?;
-    let directory: Vec<u8> = (0..512_u64)
-        .flat_map(|index| (index << 21 | PAGE_PRESENT_WRITABLE | PAGE_2M).to_le_bytes())
-        .collect();
-    ram.write_slice(&directory, pd)
+    const PAGE_BYTES: u64 = 4096;
+    let table = |index: u64| GuestAddress(layout::PAGE_TABLES.0 + index * PAGE_BYTES);
+    ram.write_obj(table(1).0 | PAGE_PRESENT_WRITABLE, table(0))?;
+    for gib in 0..4_u64 {
+        let directory = table(2 + gib);
+        ram.write_obj(directory.0 | PAGE_PRESENT_WRITABLE, GuestAddress(table(1).0 + gib * 8))?;
+        let entries: Vec<u8> = (gib * 512..(gib + 1) * 512)
+            .flat_map(|page| (page << 21 | PAGE_PRESENT_WRITABLE | PAGE_2M).to_le_bytes())
+            .collect();
+        ram.write_slice(&entries, directory)?;
+    }
+    Ok(())
 }

@@ -1,4 +1,6 @@
 //! Flat segments for the start of a guest: a kernel replaces them with its own within its first instructions.
+//!
+//! The 64-bit boot protocol names the selectors: `__BOOT_CS` is 0x10, `__BOOT_DS` 0x18 (Documentation/arch/x86/boot.rst).
 
 use kvm_bindings::{kvm_segment, kvm_sregs};
 
@@ -58,17 +60,22 @@ pub(super) enum Mode {
     Protected,
 }
 
-/// The GDT for `mode`, as it stands in guest memory: null, code, data, task state.
-pub(super) fn gdt(mode: Mode) -> [u64; 4] {
-    [0, code(mode).encode(), Descriptor::DATA.encode(), Descriptor::TASK.encode()]
+/// Places in the GDT.
+const CODE_INDEX: u16 = 2;
+const DATA_INDEX: u16 = 3;
+const TASK_INDEX: u16 = 4;
+
+/// The GDT for `mode`, as it stands in guest memory: null, nothing, code, data, task state.
+pub(super) fn gdt(mode: Mode) -> [u64; 5] {
+    [0, 0, code(mode).encode(), Descriptor::DATA.encode(), Descriptor::TASK.encode()]
 }
 
 /// Loads the segment registers with what [`gdt`] holds.
 pub(super) fn load(sregs: &mut kvm_sregs, mode: Mode) {
-    let data = Descriptor::DATA.segment(2);
-    sregs.cs = code(mode).segment(1);
+    let data = Descriptor::DATA.segment(DATA_INDEX);
+    sregs.cs = code(mode).segment(CODE_INDEX);
     (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
-    sregs.tr = Descriptor::TASK.segment(3);
+    sregs.tr = Descriptor::TASK.segment(TASK_INDEX);
 }
 
 fn code(mode: Mode) -> Descriptor {
@@ -84,10 +91,12 @@ mod tests {
 
     #[test]
     fn descriptors_are_those_every_loader_uses() {
-        assert_eq!(gdt(Mode::Long), [0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x0000_8b00_0000_0067]);
-        assert_eq!(gdt(Mode::Protected)[1], 0x00cf_9b00_0000_ffff);
+        let long = gdt(Mode::Long);
+        assert_eq!(long[2..], [0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0x0000_8b00_0000_0067]);
+        assert_eq!(gdt(Mode::Protected)[2], 0x00cf_9b00_0000_ffff);
         let mut sregs = kvm_sregs::default();
         load(&mut sregs, Mode::Long);
+        assert_eq!((sregs.cs.selector, sregs.ds.selector), (0x10, 0x18));
         assert_eq!((sregs.cs.l, sregs.cs.db, sregs.cs.limit), (1, 0, 0xffff_ffff));
         assert_eq!((sregs.tr.limit, sregs.tr.type_, sregs.tr.s), (0x67, 0xb, 0));
     }

@@ -18,6 +18,8 @@ const HEADER_MAGIC: usize = 0x202;
 /// Enough of the file to hold the header.
 const HEADER_BYTES: usize = 0x268;
 const MAGIC: [u8; 4] = *b"HdrS";
+/// Version 2.12 of the protocol.
+const VERSION_WITH_XLOADFLAGS: u16 = 0x020c;
 /// `xloadflags`: the kernel has a 64-bit entry at offset 0x200.
 const XLF_KERNEL_64: u16 = 1;
 /// The offset of that entry from where the kernel is loaded.
@@ -36,7 +38,8 @@ pub(super) fn load(ram: &GuestRam, file: &mut File, image: Image) -> Result<Kern
     image.check_fits(layout::HIGH_MEMORY.0.saturating_add(image.file_bytes))?;
     let loaded = BzImage::load(ram, Some(layout::HIGH_MEMORY), file, Some(layout::HIGH_MEMORY))?;
     let header = loaded.setup_header.expect("the loader of bzImages reads their header");
-    if header.xloadflags & XLF_KERNEL_64 == 0 {
+    // Before 2.12 there were other things where `xloadflags` is.
+    if header.version < VERSION_WITH_XLOADFLAGS || header.xloadflags & XLF_KERNEL_64 == 0 {
         return Err(PayloadError::Not64Bit);
     }
     // The kernel unpacks itself at its preferred address, or at where it was loaded, rounded up, if that is higher.

@@ -64,6 +64,10 @@ fn check_segments(file: &File, image: Image) -> Result<u64, PayloadError> {
         let (offset, paddr) = (u64_at(segment, 8), u64_at(segment, 24));
         let (file_size, memory_size) = (u64_at(segment, 32), u64_at(segment, 40));
         image.check_complete(offset.saturating_add(file_size))?;
+        // Below are the structures the kernel is started with.
+        if memory_size > 0 && paddr < layout::HIGH_MEMORY.0 {
+            return Err(PayloadError::TooLow { paddr });
+        }
         let segment_end = paddr.saturating_add(memory_size.max(file_size));
         image.check_fits(segment_end)?;
         end = end.max(segment_end);

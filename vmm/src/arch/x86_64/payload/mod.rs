@@ -55,6 +55,12 @@ pub enum PayloadError {
         /// How long it is.
         file_bytes: u64,
     },
+    /// The kernel wants to be where the structures are that it is started with.
+    #[error("the kernel wants to be loaded at {paddr:#x}: link it to 1 MiB or higher")]
+    TooLow {
+        /// The lowest address it wants.
+        paddr: u64,
+    },
     /// The kernel, unpacked, reaches past the end of low RAM.
     #[error(
         "the kernel needs guest memory up to {needed_mib} MiB and the guest has {ram_mib} MiB: give it more"
@@ -79,7 +85,7 @@ pub enum PayloadError {
     #[error("the initrd is an empty file")]
     InitrdEmpty,
     /// The command line cannot be passed on.
-    #[error("the kernel command line is invalid: {0}")]
+    #[error("the kernel command line is invalid")]
     CommandLine(#[from] CommandLineError),
     /// A file could not be read.
     #[error("cannot read the {what}")]
@@ -90,7 +96,7 @@ pub enum PayloadError {
         source: io::Error,
     },
     /// The library that places kernels refused this one.
-    #[error("the kernel cannot be loaded: {0}")]
+    #[error("the kernel cannot be loaded")]
     Loader(#[from] linux_loader::loader::Error),
     /// Guest memory ended before the payload did.
     #[error("guest memory is too small for the payload")]

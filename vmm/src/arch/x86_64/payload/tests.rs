@@ -142,6 +142,20 @@ fn what_is_no_kernel_is_refused() {
 }
 
 #[test]
+fn a_kernel_that_would_overwrite_its_own_parameters_is_refused() {
+    let mut low = elf(4096, 4096, false);
+    put(&mut low, 64 + 24, &0x8000_u64.to_le_bytes());
+    assert!(matches!(load(&ram(8), &low, None), Err(PayloadError::TooLow { paddr: 0x8000 })));
+}
+
+#[test]
+fn a_header_older_than_its_flags_is_not_believed() {
+    let mut old = bzimage(0x1000, 0x1000, 1);
+    put(&mut old, 0x206, &0x020b_u16.to_le_bytes());
+    assert!(matches!(load(&ram(64), &old, None), Err(PayloadError::Not64Bit)));
+}
+
+#[test]
 fn a_truncated_kernel_is_refused_wherever_it_was_cut() {
     let ram = ram(64);
     for (image, step) in [(elf(4096, 4096, false), 97), (bzimage(0x8000, 0x1000, 1), 1021)] {
