@@ -7,6 +7,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -159,6 +160,7 @@ impl Devices {
             ports: Bus::new(),
             mmio: Bus::new(),
             virtio: Vec::new(),
+            ended: Arc::default(),
             event_loop: DeviceLoop::spawn("devices")?,
         };
         let mut drives = Vec::new();
@@ -175,14 +177,18 @@ impl Devices {
         builder.port_device(
             layout::SLEEP_CONTROL_PORT,
             PowerControl::LEN,
-            PowerControl::new(on_power(notifier)),
+            PowerControl::new(builder.on_power(notifier)),
         )?;
         if options.boot_timer {
             let timer = Arc::new(Mutex::new(BootTimer::new(Instant::now())));
             builder.mmio.insert(layout::BOOT_TIMER, BootTimer::LEN, timer)?;
         }
         Ok(Self {
-            buses: Buses { ports: Arc::new(builder.ports), mmio: Arc::new(builder.mmio) },
+            buses: Buses {
+                ports: Arc::new(builder.ports),
+                mmio: Arc::new(builder.mmio),
+                ended: builder.ended,
+            },
             virtio: builder.virtio,
             drives,
             entropy_metrics,
@@ -306,6 +312,8 @@ struct Builder<'a> {
     ports: Bus,
     mmio: Bus,
     virtio: Vec<Arc<Mutex<MmioTransport>>>,
+    /// Set when the guest ends itself.
+    ended: Arc<AtomicBool>,
     event_loop: DeviceLoop,
 }
 
@@ -365,9 +373,21 @@ impl Builder<'_> {
         metrics: I8042Metrics,
     ) -> Result<Arc<Mutex<I8042>>, DeviceError> {
         let line = self.line(layout::I8042_GSI)?;
-        let keyboard = Arc::new(Mutex::new(I8042::new(on_power(notifier), line, metrics)));
+        let keyboard = Arc::new(Mutex::new(I8042::new(self.on_power(notifier), line, metrics)));
         self.ports.insert(layout::I8042_PORT.into(), I8042::LEN, Arc::clone(&keyboard) as _)?;
         Ok(keyboard)
+    }
+
+    /// Tells the driver of a power event, and the vCPUs that there is nothing more to run.
+    fn on_power(&self, notifier: &Notifier) -> PowerCallback {
+        let (notifier, ended) = (notifier.clone(), Arc::clone(&self.ended));
+        Box::new(move |event| {
+            ended.store(true, Ordering::Release);
+            notifier.guest(match event {
+                PowerEvent::Off => GuestEvent::PowerOff,
+                PowerEvent::Reset => GuestEvent::Reset,
+            });
+        })
     }
 
     fn port_device(
@@ -388,17 +408,6 @@ impl Builder<'_> {
             .map_err(|source| DeviceError::Kvm { step: "connect an interrupt line", source })?;
         Ok(Arc::new(IrqFd(event)))
     }
-}
-
-/// Tells the driver of a power event.
-fn on_power(notifier: &Notifier) -> PowerCallback {
-    let notifier = notifier.clone();
-    Box::new(move |event| {
-        notifier.guest(match event {
-            PowerEvent::Off => GuestEvent::PowerOff,
-            PowerEvent::Reset => GuestEvent::Reset,
-        });
-    })
 }
 
 fn serial_output(config: Option<&api::types::Serial>) -> Result<Box<dyn Write + Send>, DeviceError> {

@@ -154,17 +154,16 @@ impl Resources {
             return Err(ConfigureError::TooManyDevices);
         }
         // The drive that is replaced gives its lock back first: the new one may be the same file.
-        let replaced = place.map(|index| self.drives.remove(index));
+        let replaced = place.map(|index| self.drives.remove(index).config);
         match ConfiguredDrive::new(config) {
             Ok(drive) => {
                 let at = if drive.config.is_root_device { 0 } else { place.unwrap_or(self.drives.len()) };
-                drop(replaced);
-                self.drives.insert(at.min(self.drives.len()), drive);
+                self.drives.insert(at, drive);
                 Ok(())
             }
             Err(error) => {
-                if let (Some(index), Some(drive)) = (place, replaced) {
-                    self.drives.insert(index, drive);
+                if let (Some(index), Some(config)) = (place, replaced) {
+                    self.drives.insert(index, ConfiguredDrive::new(config)?);
                 }
                 Err(error.into())
             }
@@ -176,7 +175,11 @@ impl Resources {
         let drive = self.drives.iter_mut().find(|drive| drive.config.drive_id == patch.drive_id);
         if let Some(ConfiguredDrive { config, .. }) = drive {
             config.path_on_host = patch.path_on_host.clone().or(config.path_on_host.take());
-            config.rate_limiter = patch.rate_limiter.or(config.rate_limiter);
+            if let Some(changed) = patch.rate_limiter {
+                let limiter = config.rate_limiter.get_or_insert_default();
+                limiter.bandwidth = changed.bandwidth.or(limiter.bandwidth);
+                limiter.ops = changed.ops.or(limiter.ops);
+            }
         }
     }
 

@@ -94,7 +94,7 @@ impl MetricsRegistry {
                 Some(stem) => registry.register_with_unit(stem, help, Unit::Bytes, counter.clone()),
                 None => registry.register(name.strip_suffix("_count").unwrap_or(name), help, counter.clone()),
             }
-            tracked.push(Tracked { name, counter: counter.clone(), flushed: counter.get() });
+            tracked.push(Tracked { name, counter: counter.clone(), flushed: 0 });
         }
         self.groups.push(Group { name: name.into(), counters: tracked });
     }

@@ -1,6 +1,7 @@
 //! What a guest wants when it leaves: an access to a device, or the end.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use devices::bus::Bus;
 use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
@@ -22,6 +23,8 @@ pub struct Buses {
     pub ports: Arc<Bus>,
     /// Memory-mapped registers.
     pub mmio: Arc<Bus>,
+    /// Whether the guest has ended itself: what leaves it then does not enter again.
+    pub ended: Arc<AtomicBool>,
 }
 
 impl Buses {
@@ -32,7 +35,7 @@ impl Buses {
 
     pub(super) fn port_out(&self, port: u16, data: &[u8], metrics: &VcpuMetrics) -> Next {
         metrics.exit_io_out.inc();
-        write(&self.ports, port.into(), data)
+        self.write(&self.ports, port.into(), data)
     }
 
     pub(super) fn mmio_read(&self, address: u64, data: &mut [u8], metrics: &VcpuMetrics) -> Next {
@@ -40,22 +43,22 @@ impl Buses {
         read(&self.mmio, address, data)
     }
 
+    fn write(&self, bus: &Bus, address: u64, data: &[u8]) -> Next {
+        if !bus.write(address, data) {
+            tracing::trace!(address = format_args!("{address:#x}"), "a write to nothing");
+        }
+        if self.ended.load(Ordering::Acquire) { Next::Wait } else { Next::Enter }
+    }
+
     pub(super) fn mmio_write(&self, address: u64, data: &[u8], metrics: &VcpuMetrics) -> Next {
         metrics.exit_mmio_write.inc();
-        write(&self.mmio, address, data)
+        self.write(&self.mmio, address, data)
     }
 }
 
 fn read(bus: &Bus, address: u64, data: &mut [u8]) -> Next {
     if !bus.read(address, data) {
         data.fill(NOTHING);
-    }
-    Next::Enter
-}
-
-fn write(bus: &Bus, address: u64, data: &[u8]) -> Next {
-    if !bus.write(address, data) {
-        tracing::trace!(address = format_args!("{address:#x}"), "a write to nothing");
     }
     Next::Enter
 }
