@@ -23,9 +23,10 @@ test: setup kernels
 	cargo nextest run --workspace
 	cargo test --workspace --doc --quiet
 
+# Only what is measured is linked as a release is, which takes minutes. BENCH_ARGS=--quick, --json or names of parts.
 bench: setup
 	cargo build --release -p vmm
-	cargo bench --workspace
+	CARGO_PROFILE_BENCH_LTO=off CARGO_PROFILE_BENCH_CODEGEN_UNITS=16 cargo bench -p tests --bench vmm -- $(BENCH_ARGS)
 
 lint:
 	@resources/install-tools lint

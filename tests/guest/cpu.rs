@@ -20,6 +20,13 @@ pub fn cycles() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
+/// Says what CPUID answers to a leaf.
+pub fn say_cpuid(leaf: u32, subleaf: u32) {
+    let answer = core::arch::x86_64::__cpuid_count(leaf, subleaf);
+    let core::arch::x86_64::CpuidResult { eax, ebx, ecx, edx } = answer;
+    crate::say!("cpuid {leaf:#x} {subleaf:#x}: {eax:#x} {ebx:#x} {ecx:#x} {edx:#x}");
+}
+
 /// The ring this runs in: the low two bits of CS.
 pub fn ring() -> u64 {
     let cs: u64;

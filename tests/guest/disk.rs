@@ -6,7 +6,7 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-use crate::virtio::{Descriptor, Device, NEXT, QUEUE_SIZE, WRITE, rings, used_index, wait_until_used_beyond};
+use crate::virtio::{Descriptor, Device, NEXT, QUEUE_SIZE, WRITE, rings, wait_until_used_beyond};
 use crate::{cpu, say};
 
 const ID_BLOCK: u32 = 2;

@@ -16,6 +16,8 @@
 //! | `spin` | loops for ever without leaving the guest |
 //! | `echo` | prints what arrives on COM1, line by line, until a line `quit` |
 //! | `port80 N` | writes N times to port 0x80 and says how many TSC cycles that took |
+//! | `cpuid LEAF SUBLEAF` | says what CPUID answers |
+//! | `peek ADDR` | says the 32 bits at ADDR: RAM below 4 GiB, or a register |
 //! | `mmio-junk ADDR N` | N reads and writes of nonsense, of every width, in the 4 KiB from ADDR |
 //! | `virtio-abuse ADDR KIND` | drives the virtio-mmio device there with a malformed queue (see `abuse.rs`) |
 //! | `rng ADDR` | takes 64 bytes from the entropy device there |
@@ -110,6 +112,8 @@ fn run(word: &[u8], words: &mut impl Words, boot: &BootInfo) {
         b"spin" => spin(),
         b"echo" => echo(),
         b"port80" => port80(words.number()),
+        b"cpuid" => cpu::say_cpuid(words.number() as u32, words.number() as u32),
+        b"peek" => ram::peek(words.number()),
         b"mmio-junk" => abuse::mmio_junk(words.number(), words.number()),
         b"virtio-abuse" => abuse::queue(words.number(), words.next().unwrap_or(b""), boot.ram_end()),
         b"rng" => virtio::entropy(words.number()),

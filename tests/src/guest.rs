@@ -26,8 +26,25 @@ const MODULES: [&str; 4] = ["virtio_mmio", "virtio_blk", "virtio_rng", "ext4"];
 pub const SERIES: [&str; 2] = ["6.1", "6.12"];
 /// The size of the root disk.
 pub const DISK_BYTES: u64 = 16 << 20;
+/// A page of the bare-metal guest.
+pub const PAGE_BYTES: u64 = 4096;
 /// A command line for [`LinuxGuest`]: the console on the serial port, no waiting, and nothing in between.
 pub const QUIET_CONSOLE: &str = "console=ttyS0 panic=-1 reboot=t quiet";
+
+/// Where the bare-metal guest finds virtio-mmio device `index`; drives come first, in their order, then entropy.
+pub const fn mmio(index: u64) -> u64 {
+    0xd000_0000 + index * 0x1000
+}
+
+/// The page that the bare-metal guest's `fill` writes at a guest address, as it is in memory.
+pub fn fill_pattern(address: u64, seed: u64) -> Vec<u8> {
+    let mut first = ((address / PAGE_BYTES) ^ seed.rotate_left(32)).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    first = (first ^ (first >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    first = (first ^ (first >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    first ^= first >> 31;
+    let word = |index: u64| first.wrapping_add(index.wrapping_mul(0x2545_f491_4f6c_dd1d));
+    (0..PAGE_BYTES / 8).flat_map(|index| word(index).to_le_bytes()).collect()
+}
 
 /// How the bare-metal guest is entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

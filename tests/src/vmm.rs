@@ -4,8 +4,11 @@
 //!
 //! - Every wait has a limit, and what was printed until then is in the message.
 //! - No process outlives its [`Vmm`].
+//! - It runs in an empty folder, which is still empty when it has ended cleanly.
 
 mod console;
+mod counters;
+mod terminal;
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -18,18 +21,23 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::child::dies_with_parent;
+use crate::guest::{Entry, bare_metal};
 use console::Console;
+pub use terminal::Terminal;
 
 /// How long anything may take: enough for a slow lab on a busy machine.
 pub const WAIT: Duration = Duration::from_secs(60);
 const LOG_FILE: &str = "log";
 const STDERR_FILE: &str = "stderr";
+/// The folder that the process runs in.
+const WORKING_FOLDER: &str = "working-folder";
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// The program under test: `$FAULTLESS_BIN`, or the one that cargo built beside this executable.
 pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("FAULTLESS_BIN") {
-        return PathBuf::from(path);
+        // Absolute, since it runs in a folder of its own.
+        return std::path::absolute(path).expect("FAULTLESS_BIN is a path");
     }
     let executable = std::env::current_exe().expect("a running program has a path");
     let folder = executable.parent().expect("a file is in a folder");
@@ -87,8 +95,35 @@ impl Vmm {
         Self::of(child, folder, &socket)
     }
 
+    /// The same with its console on a terminal.
+    pub fn start_on_terminal(arguments: &[&str]) -> (Self, Terminal) {
+        let folder = own_folder();
+        let terminal = Terminal::open();
+        let child = spawn_with::<&str>(&folder, [], arguments, || terminal.stdio());
+        let console = Console::new(terminal.keyboard(), terminal.screen());
+        let client = Client::new(folder.path().join("api.socket"));
+        (Self { child, client, console, folder, api_ready_after: Duration::ZERO }, terminal)
+    }
+
+    /// Starts a VMM that is about to boot the bare-metal guest with these commands, on 1 vCPU and 64 MiB.
+    pub fn configured(commands: &str) -> Self {
+        let vmm = Self::start();
+        vmm.machine(1, 64);
+        vmm.boot_source(bare_metal(Entry::Linux64), None, commands);
+        vmm
+    }
+
+    /// Boots the bare-metal guest with these commands.
+    pub fn booted(commands: &str) -> Self {
+        let vmm = Self::configured(commands);
+        vmm.start_instance();
+        vmm
+    }
+
     fn of(mut child: Child, folder: TempDir, socket: &Path) -> Self {
-        let console = Console::new(&mut child);
+        let output = child.stdout.take().expect("stdout was asked to be a pipe");
+        let input = child.stdin.take().expect("stdin was asked to be a pipe");
+        let console = Console::new(input, output);
         Self { child, client: Client::new(socket), console, folder, api_ready_after: Duration::ZERO }
     }
 
@@ -154,6 +189,26 @@ impl Vmm {
         let response = self.request(method, path, body);
         assert_eq!(response.status, 400, "{method} {path} {body} should be refused");
         response.fault_message()
+    }
+
+    /// Sends a request and returns the answer's JSON.
+    pub fn get(&self, path: &str) -> Value {
+        self.grant("GET", path, &Value::Null).json().expect("the API answers in JSON")
+    }
+
+    /// `Not started`, `Running` or `Paused`.
+    pub fn state(&self) -> String {
+        self.get("/")["state"].as_str().expect("the state is a word").to_owned()
+    }
+
+    /// Stops the guest where it is.
+    pub fn pause(&self) {
+        self.grant("PATCH", "/vm", &json!({ "state": "Paused" }));
+    }
+
+    /// Lets a paused guest go on.
+    pub fn resume(&self) {
+        self.grant("PATCH", "/vm", &json!({ "state": "Resumed" }));
     }
 
     /// Sets the machine's size.
@@ -231,7 +286,21 @@ impl Vmm {
     pub fn ends_cleanly(&mut self) {
         let status = self.wait_for_exit();
         assert!(status.success(), "{status}; the console:\n{}\nthe log:\n{}", self.console(), self.log());
+        self.left_nothing_behind();
+    }
+
+    /// Checks that an ended process left no socket, and no file where it ran.
+    pub fn left_nothing_behind(&self) {
         assert!(!self.client.path().exists(), "it left its socket behind");
+        let left = fs::read_dir(self.folder().join(WORKING_FOLDER)).expect("the folder it ran in is there");
+        let left: Vec<_> = left.flatten().map(|entry| entry.file_name()).collect();
+        assert!(left.is_empty(), "it left files in its working folder: {left:?}");
+    }
+
+    /// Sends it a signal, by the name that `kill` knows.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.id().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "cannot send SIG{name}");
     }
 
     /// The names of its threads.
@@ -260,8 +329,19 @@ fn own_folder() -> TempDir {
 }
 
 fn spawn<S: AsRef<OsStr>>(folder: &TempDir, first: impl IntoIterator<Item = S>, more: &[&str]) -> Child {
+    spawn_with(folder, first, more, Stdio::piped)
+}
+
+fn spawn_with<S: AsRef<OsStr>>(
+    folder: &TempDir,
+    first: impl IntoIterator<Item = S>,
+    more: &[&str],
+    stdio: impl Fn() -> Stdio,
+) -> Child {
     let log = File::create(folder.path().join(STDERR_FILE)).expect("a new folder can be written");
+    let working_folder = folder.path().join(WORKING_FOLDER);
+    fs::create_dir(&working_folder).expect("a new folder can be written");
     let mut command = Command::new(binary());
-    command.args(first).args(more).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
+    command.args(first).args(more).current_dir(working_folder).stdin(stdio()).stdout(stdio()).stderr(log);
     dies_with_parent(&mut command).spawn().expect("the program under test can be run")
 }

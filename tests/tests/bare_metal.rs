@@ -1,14 +1,10 @@
 //! The VMM with the bare-metal guest, on any KVM: no Linux is needed for these.
 #![allow(clippy::unwrap_used, reason = "an unwrap that fails is a test that fails")]
 
-use serde_json::{Value, json};
-use tests::guest::{Entry, bare_metal};
+use tests::guest::{Entry, bare_metal, mmio};
 use tests::host::on_kvm_host;
 use tests::vmm::Vmm;
 
-/// Where the first virtio-mmio device is, and how far it is to the next.
-const MMIO_BASE: u64 = 0xd000_0000;
-const MMIO_STRIDE: u64 = 0x1000;
 /// What `virtio-abuse` can make wrong (`tests/guest/abuse.rs`).
 const ABUSES: [&str; 13] = [
     "loop",
@@ -34,12 +30,6 @@ fn configured(entry: Entry, commands: &str) -> Vmm {
     vmm
 }
 
-fn booted(commands: &str) -> Vmm {
-    let vmm = configured(Entry::Linux64, commands);
-    vmm.start_instance();
-    vmm
-}
-
 #[test]
 fn both_entries_reach_ring_3_with_all_ram() {
     on_kvm_host(|| {
@@ -58,7 +48,7 @@ fn both_entries_reach_ring_3_with_all_ram() {
 #[test]
 fn ram_holds_what_is_written() {
     on_kvm_host(|| {
-        let mut vmm = booted("fill 32 7 walk 32 7 walk 32 8 exit");
+        let mut vmm = Vmm::booted("fill 32 7 walk 32 7 walk 32 8 exit");
         vmm.wait_for_line("guest: fill 32 MiB");
         assert!(vmm.wait_for_line("guest: walk 32 MiB").contains(" 0 wrong pages"));
         assert!(vmm.wait_for_line("guest: walk 32 MiB").contains(" 8192 wrong pages"));
@@ -84,7 +74,7 @@ fn ram_goes_on_above_the_mmio_gap() {
 fn every_way_out_ends_the_process_with_success() {
     on_kvm_host(|| {
         for way in ["exit", "reset", "i8042"] {
-            let mut vmm = booted(&format!("hello {way}"));
+            let mut vmm = Vmm::booted(&format!("hello {way}"));
             vmm.wait_for_line("guest: hello");
             vmm.ends_cleanly();
         }
@@ -94,7 +84,7 @@ fn every_way_out_ends_the_process_with_success() {
 #[test]
 fn a_triple_fault_ends_the_process() {
     on_kvm_host(|| {
-        let mut vmm = booted("hello crash");
+        let mut vmm = Vmm::booted("hello crash");
         vmm.wait_for_line("guest: hello");
         vmm.wait_for_exit();
     });
@@ -103,7 +93,7 @@ fn a_triple_fault_ends_the_process() {
 #[test]
 fn the_console_goes_both_ways() {
     on_kvm_host(|| {
-        let mut vmm = booted("echo exit");
+        let mut vmm = Vmm::booted("echo exit");
         vmm.wait_for_line("guest: echo");
         for word in ["one", "another, longer than the sixteen bytes of the receiver's queue"] {
             vmm.type_text(&format!("{word}\n"));
@@ -114,21 +104,16 @@ fn the_console_goes_both_ways() {
     });
 }
 
-fn state(vmm: &Vmm) -> String {
-    let answer: Value = vmm.grant("GET", "/", &Value::Null).json().unwrap();
-    answer["state"].as_str().unwrap().to_owned()
-}
-
 #[test]
 fn a_guest_that_never_exits_can_be_paused() {
     on_kvm_host(|| {
-        let mut vmm = booted("spin");
+        let mut vmm = Vmm::booted("spin");
         vmm.wait_for_line("guest: spinning");
         for _ in 0..10 {
-            vmm.grant("PATCH", "/vm", &json!({ "state": "Paused" }));
-            assert_eq!(state(&vmm), "Paused");
-            vmm.grant("PATCH", "/vm", &json!({ "state": "Resumed" }));
-            assert_eq!(state(&vmm), "Running");
+            vmm.pause();
+            assert_eq!(vmm.state(), "Paused");
+            vmm.resume();
+            assert_eq!(vmm.state(), "Running");
         }
     });
 }
@@ -137,14 +122,14 @@ fn a_guest_that_never_exits_can_be_paused() {
 fn a_paused_guest_stands_still_and_goes_on_where_it_stood() {
     on_kvm_host(|| {
         let tick = |line: String| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap();
-        let mut vmm = booted("tick");
+        let mut vmm = Vmm::booted("tick");
         vmm.wait_for_line("guest: tick 3");
-        vmm.grant("PATCH", "/vm", &json!({ "state": "Paused" }));
+        vmm.pause();
         let printed = vmm.console();
         std::thread::sleep(std::time::Duration::from_millis(300));
         let later = vmm.console();
         assert!(later.len() - printed.len() < 64, "only what was on its way may still arrive:\n{later}");
-        vmm.grant("PATCH", "/vm", &json!({ "state": "Resumed" }));
+        vmm.resume();
         let mut last = tick(vmm.wait_for_line("guest: tick"));
         for _ in 0..20 {
             let next = tick(vmm.wait_for_line("guest: tick"));
@@ -156,10 +141,9 @@ fn a_paused_guest_stands_still_and_goes_on_where_it_stood() {
 
 /// A guest with an entropy device and a disk behind it, whose commands get their addresses by `{entropy}` and `{disk}`.
 fn booted_with_devices(commands: &str) -> Vmm {
-    let commands = commands
-        .replace("{disk}", &MMIO_BASE.to_string())
-        .replace("{entropy}", &(MMIO_BASE + MMIO_STRIDE).to_string());
-    let vmm = configured(Entry::Linux64, &commands);
+    let commands =
+        commands.replace("{disk}", &mmio(0).to_string()).replace("{entropy}", &mmio(1).to_string());
+    let vmm = Vmm::configured(&commands);
     let disk = vmm.folder().join("disk");
     std::fs::write(&disk, vec![0x5a; 8 << 20]).unwrap();
     vmm.drive("data", &disk, false, false);
@@ -205,7 +189,7 @@ fn malformed_queues_stop(device: &str) {
         let line = vmm.wait_for_line(&format!("guest: virtio-abuse {abuse}"));
         assert!(line.ends_with("status 0x4f, 0 used"), "DEVICE_NEEDS_RESET, and nothing done: {line}");
         vmm.wait_for_line("guest: hello");
-        assert_eq!(state(&vmm), "Running", "{device} {abuse}");
+        assert_eq!(vmm.state(), "Running", "{device} {abuse}");
     }
 }
 

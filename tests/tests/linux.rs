@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
 use tests::guest::{LinuxGuest, QUIET_CONSOLE};
 use tests::host::on_linux_host;
 use tests::vmm::Vmm;
@@ -111,6 +112,64 @@ fn what_is_typed_reaches_a_shell() {
         vmm.type_text("typed\n");
         vmm.wait_for_line("guest: echo typed");
         vmm.type_text("quit\n");
+        vmm.ends_cleanly();
+    });
+}
+
+/// One boot for what only a stock driver does: flushes, interrupts that it waits for, and Ctrl+Alt+Del.
+#[test]
+fn asynchronous_writeback_survives_pauses_and_ctrl_alt_del_reboots() {
+    on_linux_host(|| {
+        let guest = LinuxGuest::prepare("6.12").unwrap();
+        let mut vmm = Vmm::start();
+        let disk = vmm.folder().join("root.ext4");
+        guest.copy_disk(&disk).unwrap();
+        vmm.machine(2, 256);
+        let arguments = format!("{QUIET_CONSOLE} guest=hello,disk,echo,disk,idle");
+        vmm.boot_source(&guest.elf, Some(&guest.initrd), &arguments);
+        let drive = json!({
+            "drive_id": "rootfs", "path_on_host": disk, "is_root_device": true,
+            "cache_type": "Writeback", "io_engine": "Async",
+        });
+        vmm.grant("PUT", "/drives/rootfs", &drive);
+        vmm.start_instance();
+        vmm.wait_for_line("guest: hello");
+        for _ in 0..5 {
+            vmm.pause();
+            vmm.resume();
+        }
+        vmm.wait_for_line("guest: disk ok");
+        assert!(vmm.counter("faultless_block_flush_total{drive=\"rootfs\"}") > 0, "nothing was flushed");
+        vmm.wait_for_line("guest: echo");
+        // The same file under another name: what was asked for before must be finished on it.
+        let renamed = vmm.folder().join("renamed.ext4");
+        std::fs::rename(&disk, &renamed).unwrap();
+        vmm.grant("PATCH", "/drives/rootfs", &json!({ "drive_id": "rootfs", "path_on_host": renamed }));
+        vmm.type_text("quit\n");
+        vmm.wait_for_line("guest: disk ok");
+        vmm.wait_for_line("guest: idle");
+        assert_eq!(vmm.counter("faultless_block_device_errors_total{drive=\"rootfs\"}"), 0);
+        vmm.grant("PUT", "/actions", &json!({ "action_type": "SendCtrlAltDel" }));
+        vmm.ends_cleanly();
+        assert!(!vmm.console().contains("guest: FAIL"), "{}", vmm.console());
+    });
+}
+
+/// As many processors as there can be: Linux starts each by its entry in the MADT, and says how many it has. That is
+/// where this ends, since an emulated host takes minutes from there to userspace.
+#[test]
+fn debian_6_12_brings_up_thirty_two_vcpus() {
+    on_linux_host(|| {
+        let guest = LinuxGuest::prepare("6.12").unwrap();
+        let mut vmm = Vmm::start();
+        vmm.machine(32, 256);
+        vmm.boot_source(&guest.elf, Some(&guest.initrd), "console=ttyS0 panic=-1 reboot=t");
+        vmm.start_instance();
+        vmm.wait_for_line("smp: Bringing up secondary CPUs");
+        vmm.wait_for_line("smp: Brought up 1 node, 32 CPUs");
+        vmm.pause();
+        assert_eq!(vmm.state(), "Paused");
+        vmm.signal("TERM");
         vmm.ends_cleanly();
     });
 }

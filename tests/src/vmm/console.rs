@@ -1,7 +1,6 @@
-//! The guest's serial console: the VMM's stdout, read as it comes, and its stdin.
+//! The guest's serial console: the VMM's output, read as it comes, and its input.
 
 use std::io::{Read, Write};
-use std::process::{Child, ChildStdin, ChildStdout};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,7 @@ const PRINTED_BYTES_MAX: usize = 4 << 20;
 
 pub(super) struct Console {
     shared: Arc<Shared>,
-    input: Option<ChildStdin>,
+    input: Box<dyn Write + Send>,
     /// How much of what was printed the waits have passed over.
     seen: usize,
 }
@@ -34,14 +33,12 @@ impl Shared {
 }
 
 impl Console {
-    pub(super) fn new(child: &mut Child) -> Self {
+    pub(super) fn new(input: impl Write + Send + 'static, output: impl Read + Send + 'static) -> Self {
         let shared = Arc::new(Shared::default());
-        if let Some(stdout) = child.stdout.take() {
-            let shared = Arc::clone(&shared);
-            // It ends when the last holder of the pipe's other end is gone, so nobody needs to wait for it.
-            std::thread::spawn(move || read_all(stdout, &shared));
-        }
-        Self { shared, input: child.stdin.take(), seen: 0 }
+        let reader = Arc::clone(&shared);
+        // It ends when the last holder of the other end is gone, so nobody needs to wait for it.
+        std::thread::spawn(move || read_all(output, &reader));
+        Self { shared, input: Box::new(input), seen: 0 }
     }
 
     /// The next whole line with `text` in it; or else, after `limit` or at the output's end, all that was printed.
@@ -65,8 +62,8 @@ impl Console {
     }
 
     pub(super) fn type_text(&mut self, text: &str) {
-        let input = self.input.as_mut().expect("stdin was asked to be a pipe");
-        input.write_all(text.as_bytes()).expect("the process reads its stdin");
+        let typed = self.input.write_all(text.as_bytes()).and_then(|()| self.input.flush());
+        typed.expect("the process reads its stdin");
     }
 
     pub(super) fn printed(&self) -> String {
@@ -74,17 +71,18 @@ impl Console {
     }
 }
 
-fn read_all(mut stdout: ChildStdout, shared: &Shared) {
+fn read_all(mut output: impl Read, shared: &Shared) {
     let mut buffer = [0; 4096];
     loop {
-        let count = stdout.read(&mut buffer).unwrap_or(0);
-        let mut output = shared.lock();
-        if output.bytes.len() + count <= PRINTED_BYTES_MAX {
-            output.bytes.extend_from_slice(&buffer[..count]);
+        // A terminal that nobody holds open any more answers EIO.
+        let count = output.read(&mut buffer).unwrap_or(0);
+        let mut printed = shared.lock();
+        if printed.bytes.len() + count <= PRINTED_BYTES_MAX {
+            printed.bytes.extend_from_slice(&buffer[..count]);
         }
-        output.closed |= count == 0;
+        printed.closed |= count == 0;
         shared.changed.notify_all();
-        if output.closed {
+        if printed.closed {
             return;
         }
     }
