@@ -1,9 +1,12 @@
 //! A queue that is being served: chains come out checked, and used ones go back with as few interrupts as possible.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use memory::GuestRam;
+use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{Queue, QueueOwnedT, QueueState, QueueT};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::chain::{Chain, ChainError};
 use super::{Activation, StartError, VirtioInterrupt};
@@ -74,7 +77,7 @@ impl Ring {
 
     /// How many chains wait.
     pub(crate) fn waiting(&self) -> Result<u16, RingError> {
-        let avail = self.queue.avail_idx(&self.memory, std::sync::atomic::Ordering::Acquire)?;
+        let avail = self.queue.avail_idx(&self.memory, Ordering::Acquire)?;
         Ok(avail.0.wrapping_sub(self.queue.next_avail()))
     }
 
@@ -87,10 +90,27 @@ impl Ring {
 
     /// Tells the driver of the chains given back, if there are any and it wants to know.
     pub(crate) fn announce(&mut self) -> Result<(), RingError> {
-        if std::mem::take(&mut self.unannounced) && self.queue.needs_notification(&self.memory)? {
+        if std::mem::take(&mut self.unannounced) && self.driver_wants_interrupt()? {
             self.interrupt.signal_used();
         }
         Ok(())
+    }
+
+    /// Whether the driver wants to know of the chains given back since it was last asked. It says so by an index, or,
+    /// without `VIRTIO_F_EVENT_IDX`, by a flag (virtio 1.2, 2.7.7.2), which `virtio-queue` does not look at.
+    fn driver_wants_interrupt(&mut self) -> Result<bool, RingError> {
+        // This also keeps the load below from being done before the used index is seen.
+        if !self.queue.needs_notification(&self.memory)? {
+            return Ok(false);
+        }
+        if self.queue.event_idx_enabled() {
+            return Ok(true);
+        }
+        let flags: u16 = self
+            .memory
+            .load(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed)
+            .map_err(virtio_queue::Error::GuestMemory)?;
+        Ok(u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT == 0)
     }
 
     /// Asks the driver not to notify while its queue is being looked at anyway.

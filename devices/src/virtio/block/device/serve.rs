@@ -1,9 +1,18 @@
 //! Serving the queue: from chains to operations, and from what has ended to the used ring.
+//!
+//! ```text
+//!   event ──► begin what waits ──► submit ──► answer what has ended ──► announce ──► more has come? ──► leave
+//!                    ▲                                                                   │ yes
+//!                    └────────── until one queue full was begun: then by an event ◄──────┘
+//! ```
+
+use std::time::{Duration, Instant};
 
 use virtio_bindings::virtio_blk as blk;
 use vm_memory::Bytes;
 
 use super::Block;
+use super::poll::LOOK_MAX;
 use crate::virtio::block::CacheType;
 use crate::virtio::block::disk::SECTOR_BYTES;
 use crate::virtio::block::engine::{Ended, Operation, Ticket};
@@ -11,6 +20,9 @@ use crate::virtio::block::iovec::GuestIoVecs;
 use crate::virtio::block::request::{Kind, Request};
 use crate::virtio::chain::{Buffer, split_front, total_bytes};
 use crate::virtio::ring::{Ring, RingError};
+
+/// How long a turn goes on looking for requests that are not there yet.
+const TURN_TIME_MAX: Duration = Duration::from_millis(1);
 
 /// Why the queue was left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +41,10 @@ impl Block {
     /// Waits for what is in flight and answers it.
     pub(super) fn finish_in_flight(&mut self) {
         let ended = self.engine.drain();
-        self.with_ring(|device, ring| device.answer_all(ring, ended));
+        self.with_ring(|device, ring| {
+            ended.into_iter().try_for_each(|ended| device.answer_ended(ring, ended))?;
+            ring.announce()
+        });
     }
 
     /// Lets `work` have the ring, if the device is started. What the driver did wrong stops the device.
@@ -47,17 +62,8 @@ impl Block {
         if ring.interrupt().needs_reset() {
             return Ok(());
         }
-        ring.disable_notification()?;
-        let served = self.serve_while_possible(ring);
-        // Even when the driver then did something wrong: what was begun has to end.
-        if let Err(error) = self.engine.submit() {
-            tracing::error!(%error, "cannot submit to io_uring: trying again");
-            self.wake_up();
-        }
-        ring.announce()?;
-        match served? {
-            Left::Empty if ring.enable_notification()? => self.wake_up(),
-            Left::Empty => {}
+        match self.serve_turn(ring)? {
+            Left::Empty => self.poll.leave(Instant::now()),
             Left::Turn => self.wake_up(),
             Left::EngineFull => _ = self.metrics.io_engine_throttled_events.inc(),
             Left::Throttled => _ = self.metrics.rate_limiter_throttled_events.inc(),
@@ -66,10 +72,53 @@ impl Block {
         Ok(())
     }
 
-    fn serve_while_possible(&mut self, ring: &mut Ring) -> Result<Left, RingError> {
-        for _ in 0..ring.size() {
+    /// Begins and answers for as long as there is something to begin, at most one queue full of it: a driver that
+    /// always has one more must not keep the thread from other devices.
+    fn serve_turn(&mut self, ring: &mut Ring) -> Result<Left, RingError> {
+        let (start, mut turn_left) = (Instant::now(), ring.size());
+        if ring.waiting()? > 0 {
+            self.poll.come_back(start);
+        }
+        loop {
+            ring.disable_notification()?;
+            let begun = self.begin_waiting(ring, &mut turn_left);
+            // Even when the driver then did something wrong: what was begun has to end.
+            self.advance(ring)?;
+            match begun? {
+                Left::Empty if start.elapsed() < TURN_TIME_MAX && self.look_for_more(ring)? => {}
+                Left::Empty if ring.enable_notification()? => {}
+                Left::EngineFull if self.engine.has_room() => {}
+                left => return Ok(left),
+            }
+        }
+    }
+
+    /// Looks for a moment whether there is more to do, if there may well be. It takes no processor from anybody who
+    /// has something to do, least of all from the vCPU that is about to make a request.
+    fn look_for_more(&mut self, ring: &Ring) -> Result<bool, RingError> {
+        if !self.poll.is_on() {
+            return Ok(false);
+        }
+        let start = Instant::now();
+        while start.elapsed() < LOOK_MAX {
+            if ring.waiting()? > 0 || self.engine.has_ended() {
+                self.poll.succeed();
+                return Ok(true);
+            }
+            std::thread::yield_now();
+        }
+        self.poll.fail();
+        Ok(false)
+    }
+
+    /// Begins what waits, but no more than `turn_left` requests, which it counts down.
+    fn begin_waiting(&mut self, ring: &mut Ring, turn_left: &mut u16) -> Result<Left, RingError> {
+        loop {
             if !self.engine.has_room() {
                 return Ok(if ring.waiting()? == 0 { Left::Empty } else { Left::EngineFull });
+            }
+            if *turn_left == 0 {
+                return Ok(if ring.waiting()? == 0 { Left::Empty } else { Left::Turn });
             }
             let Some(chain) = ring.pop()? else { return Ok(Left::Empty) };
             let request = Request::parse(ring.memory(), chain)
@@ -78,9 +127,9 @@ impl Block {
                 ring.unpop();
                 return Ok(Left::Throttled);
             }
+            *turn_left -= 1;
             self.execute(ring, request)?;
         }
-        Ok(Left::Turn)
     }
 
     /// Counts a queue event that found nothing to do.
@@ -149,9 +198,22 @@ impl Block {
         self.answer(ring, ticket, status, 0)
     }
 
-    pub(super) fn answer_all(&mut self, ring: &mut Ring, ended: Vec<Ended>) -> Result<(), RingError> {
-        for ended in ended {
-            self.answer_ended(ring, ended)?;
+    /// Has the engine do what was begun, answers what has ended, and tells the driver of all answers so far. What the
+    /// host has in memory ends at once: its answer is given here, and not in another round of the device loop.
+    pub(super) fn advance(&mut self, ring: &mut Ring) -> Result<(), RingError> {
+        loop {
+            while let Some(ended) = self.engine.take_ended() {
+                self.answer_ended(ring, ended)?;
+            }
+            // Not only what was just begun: an operation of which a part has ended goes on.
+            if !self.engine.has_unsubmitted() {
+                break;
+            }
+            if let Err(error) = self.engine.submit() {
+                tracing::error!(%error, "cannot submit to io_uring: trying again");
+                self.wake_up();
+                break;
+            }
         }
         ring.announce()
     }

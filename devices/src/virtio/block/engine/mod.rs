@@ -105,7 +105,15 @@ impl Engine {
         }
     }
 
-    /// Has the kernel see what was begun.
+    /// Whether something was begun, or is to go on, that the kernel was not told of.
+    pub(super) fn has_unsubmitted(&mut self) -> bool {
+        match self {
+            Self::Sync => false,
+            Self::Uring(uring) => uring.has_unsubmitted(),
+        }
+    }
+
+    /// Has the kernel see what was begun. What has ended by the time this returns is to be taken: no event tells of it.
     pub(super) fn submit(&mut self) -> io::Result<()> {
         match self {
             Self::Sync => Ok(()),
@@ -113,10 +121,18 @@ impl Engine {
         }
     }
 
-    /// Takes what has ended.
-    pub(super) fn take_ended(&mut self) -> Vec<Ended> {
+    /// Whether there is an operation to take that has ended.
+    pub(super) fn has_ended(&mut self) -> bool {
         match self {
-            Self::Sync => Vec::new(),
+            Self::Sync => false,
+            Self::Uring(uring) => uring.has_ended(),
+        }
+    }
+
+    /// Takes an operation that has ended, if there is one.
+    pub(super) fn take_ended(&mut self) -> Option<Ended> {
+        match self {
+            Self::Sync => None,
             Self::Uring(uring) => uring.take_ended(),
         }
     }

@@ -5,11 +5,13 @@
 //! - At most [`IN_FLIGHT_MAX`] operations are in flight, which neither ring can overflow with.
 //! - What the kernel has (vectors, and the memory they point to) stays where it is until the operation has ended:
 //!   in `slots`, which outlive a failed drain by being leaked.
+//! - An operation that ends while the kernel is told of it makes no event. One that ends later does.
 #![expect(unsafe_code, reason = "io_uring reads and writes guest memory behind the compiler's back")]
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{Ordering, fence};
 
 use io_uring::{IoUring, opcode, squeue, types};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -79,7 +81,23 @@ impl Uring {
         pushed.expect("no more is in flight than the ring has entries");
     }
 
+    pub(super) fn has_unsubmitted(&mut self) -> bool {
+        !self.ring.submission().is_empty()
+    }
+
+    /// Has the kernel see what was begun. The caller then takes what has ended, until there is nothing more: what the
+    /// host has in memory ends at once, and a round of the device loop would cost more than the operation did.
     pub(super) fn submit(&mut self) -> io::Result<()> {
+        self.ring.completion().disable_eventfd();
+        let submitted = self.enter();
+        self.ring.completion().enable_eventfd();
+        // The kernel shows an operation's end, then looks whether to tell of it, with a barrier between (its
+        // io_cqring_wake). With this one, an end that is not told of is one that the caller sees.
+        fence(Ordering::SeqCst);
+        submitted
+    }
+
+    fn enter(&self) -> io::Result<()> {
         loop {
             match self.ring.submit() {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -88,10 +106,18 @@ impl Uring {
         }
     }
 
-    pub(super) fn take_ended(&mut self) -> Vec<Ended> {
-        let finished: Vec<_> =
-            self.ring.completion().map(|entry| (entry.user_data(), entry.result())).collect();
-        finished.into_iter().filter_map(|(slot, result)| self.end(slot, result)).collect()
+    pub(super) fn has_ended(&mut self) -> bool {
+        !self.ring.completion().is_empty()
+    }
+
+    /// Takes an operation that has ended. One of which only a part was done goes on at the next [`submit`](Self::submit).
+    pub(super) fn take_ended(&mut self) -> Option<Ended> {
+        loop {
+            let entry = self.ring.completion().next()?;
+            if let Some(ended) = self.end(entry.user_data(), entry.result()) {
+                return Some(ended);
+            }
+        }
     }
 
     /// Ends the operation in `slot`, or goes on with it when only a part of it was done.
@@ -112,7 +138,7 @@ impl Uring {
     }
 
     pub(super) fn drain(&mut self) -> Vec<Ended> {
-        let mut ended = self.take_ended();
+        let mut ended: Vec<_> = std::iter::from_fn(|| self.take_ended()).collect();
         while self.in_flight() > 0 {
             match self.ring.submit_and_wait(1) {
                 Ok(_) => {}
@@ -122,7 +148,7 @@ impl Uring {
                     break;
                 }
             }
-            ended.extend(self.take_ended());
+            ended.extend(std::iter::from_fn(|| self.take_ended()));
         }
         ended
     }

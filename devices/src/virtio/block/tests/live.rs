@@ -33,6 +33,8 @@ fn a_saved_device_goes_on_elsewhere_and_keeps_its_serial_number() {
     let (disk, other) = (image(&pattern(1, 64 * 512)), image(&pattern(2, 64 * 512)));
     let mut driver = driver(&disk, IoEngine::Sync);
     request(&mut driver, IN, 0, &[(BUFFER, 512)]);
+    // Once the device does not look for more, it sees only what it is notified of.
+    driver.settle();
     offer(&mut driver, 0, IN, 1, &[(BUFFER, 512)]);
     driver.transport.pause();
     let (transport, mut state) = (driver.transport.save(), lock(&driver.device).save());
