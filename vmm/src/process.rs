@@ -21,6 +21,7 @@ use api::types::{ConfigError, LogLevel, Logger, Metrics, VmConfig};
 use crate::boot;
 use crate::error::chain;
 use crate::front::Front;
+use crate::machine::build::BuildError;
 use crate::machine::devices::{Console, Options};
 use crate::machine::driver::{Driver, Ending, RequestError};
 use crate::machine::message::Notifier;
@@ -60,7 +61,10 @@ impl StartError {
             Self::ReadConfig { .. }
             | Self::ConfigTooLong
             | Self::Config(_)
-            | Self::Request(RequestError::Configure(_)) => EXIT_BAD_CONFIGURATION,
+            | Self::Request(
+                RequestError::Configure(_)
+                | RequestError::Build(BuildError::NoKernel | BuildError::Payload(_)),
+            ) => EXIT_BAD_CONFIGURATION,
             Self::Socket(_) | Self::Request(_) | Self::Host { .. } => EXIT_GENERIC,
         }
     }

@@ -13,14 +13,14 @@ static BEFORE: OnceLock<libc::termios> = OnceLock::new();
 /// Whether the terminal is raw now.
 static IS_RAW: AtomicBool = AtomicBool::new(false);
 
-/// Whether standard input is a terminal that this process may use: one whose foreground it is in. A process in the
-/// background that reads its terminal, or changes it, is stopped by the kernel (`SIGTTIN`, `SIGTTOU`).
+/// Whether standard input is a terminal that this process may use. One in the background of its controlling terminal
+/// may not: the kernel would stop it (`SIGTTIN`, `SIGTTOU`). A terminal that controls nobody here is anybody's.
 pub(crate) fn is_ours() -> bool {
     // SAFETY: the call takes and returns plain numbers.
     let foreground = unsafe { libc::tcgetpgrp(libc::STDIN_FILENO) };
     // SAFETY: as above.
     let own = unsafe { libc::getpgrp() };
-    io::stdin().is_terminal() && foreground == own
+    io::stdin().is_terminal() && (foreground < 0 || foreground == own)
 }
 
 /// Standard input in raw mode. Dropping it gives the terminal back.
