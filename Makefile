@@ -1,7 +1,7 @@
 # What a person types. Each target installs what it lacks first (resources/install-tools says what), and needs no
 # network the second time.
 
-export PATH := $(HOME)/.cargo/bin:$(PATH)
+export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 KERNELS := guest-6.1 guest-6.12 host-6.1 host-6.12
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
@@ -12,9 +12,10 @@ help:
 	@echo 'make test    all tests; stock Linux guests run in a KVM host in software where this KVM cannot run them'
 	@echo 'make bench   measure: medians with their spread'
 	@echo 'make lint    formatting, clippy, licences and sources of dependencies'
-	@echo 'make setup   only install what these need'
+	@echo 'make setup   only install what demo, test and bench need'
 
-demo: setup
+demo:
+	@resources/install-tools demo
 	cargo build --release -p vmm -p tests --bin faultless --bin demo
 	$(TARGET)/release/demo
 
@@ -24,7 +25,8 @@ test: setup kernels
 	cargo test --workspace --doc --quiet
 
 # Only what is measured is linked as a release is, which takes minutes. BENCH_ARGS=--quick, --json or names of parts.
-bench: setup
+bench:
+	@resources/install-tools demo
 	cargo build --release -p vmm
 	CARGO_PROFILE_BENCH_LTO=off CARGO_PROFILE_BENCH_CODEGEN_UNITS=16 cargo bench -p tests --bench vmm -- $(BENCH_ARGS)
 
