@@ -3,8 +3,8 @@
 use crate::say;
 use crate::virtio::{
     Descriptor, Device, INDIRECT, NEXT, QUEUE_DESC, QUEUE_DEVICE, QUEUE_DRIVER, QUEUE_NUM, QUEUE_READY,
-    QUEUE_SEL, QUEUE_SIZE, STATUS, STATUS_DRIVER, STATUS_DRIVER_OK, STATUS_FEATURES_OK, WRITE, rings,
-    used_index,
+    QUEUE_SEL, QUEUE_SIZE, STATUS, STATUS_DRIVER, STATUS_DRIVER_OK, STATUS_FEATURES_OK, STATUS_NEEDS_RESET,
+    WRITE, rings, used_index,
 };
 
 const WINDOW_BYTES: u64 = 4096;
@@ -80,6 +80,21 @@ pub fn queue(base: u64, kind: &[u8], ram_end: u64) {
     }
     let kind = core::str::from_utf8(kind).unwrap_or("(not UTF-8)");
     say!("virtio-abuse {kind}: status {:#x}, {} used", device.read(STATUS), used_index());
+}
+
+/// Has the device at `base` stop for a malformed queue and brings it back, `count` times, as fast as it goes.
+pub fn churn(base: u64, count: u64) {
+    let device = Device { base };
+    for _ in 0..count {
+        device.negotiate();
+        device.start();
+        publish(b"loop", 0);
+        device.notify();
+        while device.read(STATUS) & STATUS_NEEDS_RESET == 0 {
+            core::hint::spin_loop();
+        }
+    }
+    say!("virtio-churn {count} times at {base:#x}");
 }
 
 fn publish(kind: &[u8], ram_end: u64) {

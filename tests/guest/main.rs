@@ -20,6 +20,7 @@
 //! | `peek ADDR` | says the 32 bits at ADDR: RAM below 4 GiB, or a register |
 //! | `mmio-junk ADDR N` | N reads and writes of nonsense, of every width, in the 4 KiB from ADDR |
 //! | `virtio-abuse ADDR KIND` | drives the virtio-mmio device there with a malformed queue (see `abuse.rs`) |
+//! | `virtio-churn ADDR N` | has the device there stop for a malformed queue, and resets it, N times |
 //! | `rng ADDR` | takes 64 bytes from the entropy device there |
 //! | `disk-read ADDR MIB [KIB [N]]` | reads so much from the start of the block device there, in requests of so many KiB, N of them in flight |
 //! | `disk-write ADDR MIB [KIB [N]]` | writes as much |
@@ -116,6 +117,7 @@ fn run(word: &[u8], words: &mut impl Words, boot: &BootInfo) {
         b"peek" => ram::peek(words.number()),
         b"mmio-junk" => abuse::mmio_junk(words.number(), words.number()),
         b"virtio-abuse" => abuse::queue(words.number(), words.next().unwrap_or(b""), boot.ram_end()),
+        b"virtio-churn" => abuse::churn(words.number(), words.number()),
         b"rng" => virtio::entropy(words.number()),
         b"disk-read" => transfer(words, Direction::Read),
         b"disk-write" => transfer(words, Direction::Write),

@@ -22,6 +22,7 @@ const CONFIG: u64 = 0x100;
 pub const STATUS_DRIVER: u32 = 1 | 2;
 pub const STATUS_FEATURES_OK: u32 = 8;
 pub const STATUS_DRIVER_OK: u32 = 4;
+pub const STATUS_NEEDS_RESET: u32 = 64;
 pub const NEXT: u16 = 1;
 pub const WRITE: u16 = 2;
 pub const INDIRECT: u16 = 4;

@@ -1,5 +1,6 @@
-//! Child processes that do not outlive the test that started them, even one that is killed.
-#![expect(unsafe_code, reason = "PR_SET_PDEATHSIG must be set in the child, between fork and exec")]
+//! What a child process is between fork and exec: bound to the test that started it, even one that is killed, or the
+//! leader of a terminal.
+#![expect(unsafe_code, reason = "code that runs in the child, between fork and exec")]
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -22,4 +23,15 @@ pub(crate) fn dies_with_parent(command: &mut Command) -> &mut Command {
     };
     // SAFETY: the closure neither allocates nor takes a lock, as the child of a threaded process must not.
     unsafe { command.pre_exec(set) }
+}
+
+/// Makes the child what a shell is in a new terminal: the leader of a session, in the foreground of the terminal that
+/// is its standard input.
+pub(crate) fn leads_terminal(command: &mut Command) -> &mut Command {
+    let lead = || {
+        rustix::process::setsid()?;
+        Ok(rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?)
+    };
+    // SAFETY: two system calls, without an allocation or a lock.
+    unsafe { command.pre_exec(lead) }
 }

@@ -8,29 +8,28 @@
 
 mod console;
 mod counters;
+mod launch;
+mod standstill;
 mod terminal;
 
-use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use api::client::{Client, Response};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::child::dies_with_parent;
 use crate::guest::{Entry, bare_metal};
 use console::Console;
+pub use launch::Launch;
 pub use terminal::Terminal;
 
 /// How long anything may take: enough for a slow lab on a busy machine.
 pub const WAIT: Duration = Duration::from_secs(60);
-const LOG_FILE: &str = "log";
-const STDERR_FILE: &str = "stderr";
-/// The folder that the process runs in.
-const WORKING_FOLDER: &str = "working-folder";
+/// How long a look at whether there is an API takes at most.
+const API_PATIENCE: Duration = Duration::from_secs(2);
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// The program under test: `$FAULTLESS_BIN`, or the one that cargo built beside this executable.
@@ -65,23 +64,18 @@ impl Vmm {
 
     /// The same with more arguments.
     pub fn start_with(arguments: &[&str]) -> Self {
-        let folder = own_folder();
-        let socket = folder.path().join("api.socket");
-        Self::serve(folder, &socket, arguments)
+        Self::serve(Launch::new(arguments).with_api())
     }
 
     /// The same on a socket that is not in its own folder.
     pub fn start_on(socket: &Path) -> Self {
-        Self::serve(own_folder(), socket, &[])
+        Self::serve(Launch::new(&[]).with_api_on(socket))
     }
 
-    fn serve(folder: TempDir, socket: &Path, arguments: &[&str]) -> Self {
+    fn serve(launch: Launch) -> Self {
         let started = Instant::now();
         // The log has a file of its own: by default it goes to stdout, into the midst of the guest's lines.
-        let log = folder.path().join(LOG_FILE);
-        let flags = [OsStr::new("--api-sock"), socket.as_os_str(), OsStr::new("--log-path"), log.as_os_str()];
-        let child = spawn(&folder, flags, arguments);
-        let mut vmm = Self::of(child, folder, socket);
+        let mut vmm = launch.with_log().start();
         vmm.wait_for_api();
         vmm.api_ready_after = started.elapsed();
         vmm
@@ -89,20 +83,7 @@ impl Vmm {
 
     /// Starts a program without an API to wait for, such as `run …`.
     pub fn start_command(arguments: &[&str]) -> Self {
-        let folder = own_folder();
-        let child = spawn::<&str>(&folder, [], arguments);
-        let socket = folder.path().join("api.socket");
-        Self::of(child, folder, &socket)
-    }
-
-    /// The same with its console on a terminal.
-    pub fn start_on_terminal(arguments: &[&str]) -> (Self, Terminal) {
-        let folder = own_folder();
-        let terminal = Terminal::open();
-        let child = spawn_with::<&str>(&folder, [], arguments, || terminal.stdio());
-        let console = Console::new(terminal.keyboard(), terminal.screen());
-        let client = Client::new(folder.path().join("api.socket"));
-        (Self { child, client, console, folder, api_ready_after: Duration::ZERO }, terminal)
+        Launch::new(arguments).start()
     }
 
     /// Starts a VMM that is about to boot the bare-metal guest with these commands, on 1 vCPU and 64 MiB.
@@ -120,17 +101,11 @@ impl Vmm {
         vmm
     }
 
-    fn of(mut child: Child, folder: TempDir, socket: &Path) -> Self {
-        let output = child.stdout.take().expect("stdout was asked to be a pipe");
-        let input = child.stdin.take().expect("stdin was asked to be a pipe");
-        let console = Console::new(input, output);
-        Self { child, client: Client::new(socket), console, folder, api_ready_after: Duration::ZERO }
-    }
-
-    fn wait_for_api(&mut self) {
+    /// Waits until its API answers.
+    pub fn wait_for_api(&mut self) {
         let deadline = Instant::now() + WAIT;
-        while self.client.raw("GET", "/", None).is_err() {
-            let ended = self.child.try_wait().expect("a child can be waited for");
+        while !self.has_api() {
+            let ended = self.ended();
             assert!(ended.is_none(), "the VMM ended before its API answered: {ended:?}\n{}", self.log());
             assert!(Instant::now() < deadline, "no API within {WAIT:?}\n{}", self.log());
             std::thread::sleep(POLL_INTERVAL);
@@ -140,6 +115,16 @@ impl Vmm {
     /// The client of its API.
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Whether its API answers at this moment.
+    pub fn has_api(&self) -> bool {
+        self.client.clone().with_timeout(API_PATIENCE).raw("GET", "/", None).is_ok()
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be waited for")
     }
 
     /// From the process's start to its first answer.
@@ -159,7 +144,7 @@ impl Vmm {
 
     /// Its log, and behind it what it wrote to stderr.
     pub fn log(&self) -> String {
-        [LOG_FILE, STDERR_FILE]
+        [launch::LOG_FILE, launch::STDERR_FILE]
             .map(|name| fs::read(self.folder.path().join(name)).unwrap_or_default())
             .map(|text| String::from_utf8_lossy(&text).into_owned())
             .concat()
@@ -270,7 +255,7 @@ impl Vmm {
     pub fn wait_for_exit(&mut self) -> ExitStatus {
         let deadline = Instant::now() + WAIT;
         loop {
-            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+            if let Some(status) = self.ended() {
                 return status;
             }
             assert!(
@@ -292,7 +277,8 @@ impl Vmm {
     /// Checks that an ended process left no socket, and no file where it ran.
     pub fn left_nothing_behind(&self) {
         assert!(!self.client.path().exists(), "it left its socket behind");
-        let left = fs::read_dir(self.folder().join(WORKING_FOLDER)).expect("the folder it ran in is there");
+        let left =
+            fs::read_dir(self.folder().join(launch::WORKING_FOLDER)).expect("the folder it ran in is there");
         let left: Vec<_> = left.flatten().map(|entry| entry.file_name()).collect();
         assert!(left.is_empty(), "it left files in its working folder: {left:?}");
     }
@@ -305,11 +291,22 @@ impl Vmm {
 
     /// The names of its threads.
     pub fn threads(&self) -> Vec<String> {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.id())).into_iter().flatten();
-        tasks
-            .filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok())
-            .map(|name| name.trim().to_owned())
-            .collect()
+        self.tasks().into_iter().map(|(_, name)| name).collect()
+    }
+
+    /// The kernel's number for the thread of this name.
+    pub fn thread_id(&self, name: &str) -> i32 {
+        let found = self.tasks().into_iter().find(|(_, found)| found == name);
+        found.unwrap_or_else(|| panic!("there is no thread {name}")).0
+    }
+
+    fn tasks(&self) -> Vec<(i32, String)> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.id())).into_iter().flatten().flatten();
+        let task = |path: PathBuf| {
+            let name = fs::read_to_string(path.join("comm")).ok()?;
+            Some((path.file_name()?.to_str()?.parse().ok()?, name.trim().to_owned()))
+        };
+        tasks.filter_map(|entry| task(entry.path())).collect()
     }
 }
 
@@ -319,29 +316,4 @@ impl Drop for Vmm {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn own_folder() -> TempDir {
-    tempfile::Builder::new()
-        .prefix("faultless-test-")
-        .tempdir()
-        .expect("the folder for temporary files can be written")
-}
-
-fn spawn<S: AsRef<OsStr>>(folder: &TempDir, first: impl IntoIterator<Item = S>, more: &[&str]) -> Child {
-    spawn_with(folder, first, more, Stdio::piped)
-}
-
-fn spawn_with<S: AsRef<OsStr>>(
-    folder: &TempDir,
-    first: impl IntoIterator<Item = S>,
-    more: &[&str],
-    stdio: impl Fn() -> Stdio,
-) -> Child {
-    let log = File::create(folder.path().join(STDERR_FILE)).expect("a new folder can be written");
-    let working_folder = folder.path().join(WORKING_FOLDER);
-    fs::create_dir(&working_folder).expect("a new folder can be written");
-    let mut command = Command::new(binary());
-    command.args(first).args(more).current_dir(working_folder).stdin(stdio()).stdout(stdio()).stderr(log);
-    dies_with_parent(&mut command).spawn().expect("the program under test can be run")
 }

@@ -57,10 +57,26 @@ fn a_command_without_end_is_ended() {
 }
 
 #[test]
-fn a_host_that_dies_is_no_success() {
+fn a_host_that_dies_under_its_command_is_no_success_and_not_tried_again() {
+    let mut printed = Vec::new();
     let result = Lab::default().run(
-        &LabCommand::new("/bin/sh").args(["-c", "echo c > /proc/sysrq-trigger; sleep 60"]),
-        &mut io::sink(),
+        &LabCommand::new("/bin/sh").args(["-c", "echo begun; echo c > /proc/sysrq-trigger; sleep 60"]),
+        &mut printed,
     );
     assert!(matches!(&result, Err(LabError::Died { .. })), "{result:?}");
+    assert_eq!(String::from_utf8(printed).unwrap(), "begun\n");
+}
+
+#[test]
+fn a_host_that_dies_before_its_command_is_tried_again_but_not_for_ever() {
+    let mut printed = Vec::new();
+    // Without an init the kernel panics as soon as it would start it.
+    let lab = Lab::default().kernel_arguments("rdinit=/no/such/init");
+    let result = lab.run(&LabCommand::new("/bin/echo").args(["reached"]), &mut printed);
+    assert!(matches!(&result, Err(LabError::Stillborn { .. })), "{result:?}");
+    let printed = String::from_utf8(printed).unwrap();
+    let again: Vec<_> = printed.lines().filter(|line| line.starts_with("lab: the host died")).collect();
+    assert_eq!(again.len(), 2, "{printed}");
+    assert!(again[0].contains("(2 of 3)") && again[1].contains("(3 of 3)"), "{printed}");
+    assert!(printed.contains("Kernel panic"), "{printed}");
 }

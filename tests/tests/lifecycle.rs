@@ -81,12 +81,12 @@ fn names(names: &[&str]) -> BTreeSet<String> {
 fn a_vm_has_a_thread_for_each_vcpu_its_devices_and_its_output() {
     on_kvm_host(|| {
         let vmm = Vmm::configured("spin");
-        assert_eq!(thread_names(&vmm), names(&["faultless", "api"]));
+        assert_eq!(thread_names(&vmm), names(&["faultless", "api", "log"]));
         vmm.machine(2, 64);
         vmm.start_instance();
         assert_eq!(
             thread_names(&vmm),
-            names(&["faultless", "api", "devices", "serial-out", "vcpu0", "vcpu1"])
+            names(&["faultless", "api", "log", "devices", "serial-out", "vcpu0", "vcpu1"])
         );
     });
 }
@@ -109,7 +109,7 @@ fn refused_starts_and_requests_leave_no_threads_and_no_descriptors() {
         while descriptors() > before {
             assert!(Instant::now() < deadline, "{} descriptors became {}", before, descriptors());
         }
-        assert_eq!(thread_names(&vmm), names(&["faultless", "api"]));
+        assert_eq!(thread_names(&vmm), names(&["faultless", "api", "log"]));
     });
 }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "an unwrap that fails is a test that fails")]
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::json;
 use tests::guest::{LinuxGuest, QUIET_CONSOLE};
@@ -152,6 +153,32 @@ fn asynchronous_writeback_survives_pauses_and_ctrl_alt_del_reboots() {
         vmm.grant("PUT", "/actions", &json!({ "action_type": "SendCtrlAltDel" }));
         vmm.ends_cleanly();
         assert!(!vmm.console().contains("guest: FAIL"), "{}", vmm.console());
+    });
+}
+
+/// Two seconds without its watchdog are a lock-up for this guest. It is kept busy, since the watchdog overlooks an idle
+/// processor, and paused twice, since on a host in software the guest's clock may hide a pause from it.
+#[test]
+fn a_guest_does_not_take_a_pause_for_a_lock_up() {
+    on_linux_host(|| {
+        let guest = LinuxGuest::prepare("6.12").unwrap();
+        let mut vmm = Vmm::start();
+        vmm.machine(1, 256);
+        let arguments = format!("{QUIET_CONSOLE} watchdog_thresh=1 guest=shell");
+        vmm.boot_source(&guest.elf, Some(&guest.initrd), &arguments);
+        vmm.start_instance();
+        vmm.wait_for_line("built-in shell");
+        vmm.type_text("while n=$((n+1)); do case $n in *00) echo is busy $n; esac; done\n");
+        vmm.wait_for_line("is busy 500");
+        let complaints = |vmm: &Vmm| vmm.console().matches("soft lockup").count();
+        let before = complaints(&vmm);
+        for _ in 0..2 {
+            vmm.pause();
+            std::thread::sleep(Duration::from_secs(4));
+            vmm.resume();
+            (0..20).for_each(|_| drop(vmm.wait_for_line("is busy")));
+        }
+        assert_eq!(complaints(&vmm), before, "{}", vmm.console());
     });
 }
 

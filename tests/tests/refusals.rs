@@ -238,3 +238,77 @@ fn a_start_that_failed_late_can_be_tried_again_with_the_same_drive() {
         vmm.ends_cleanly();
     });
 }
+
+/// What a kernel takes for a command line, without its end.
+const COMMAND_LINE_BYTES_MAX: usize = 2047;
+
+#[test]
+fn a_command_line_may_be_as_long_as_a_kernel_takes() {
+    on_kvm_host(|| {
+        let words = "hello exit";
+        let padded = |bytes: usize| format!("{:x<1$} {words}", "", bytes - words.len() - 1);
+        let boot = |line: &str| json!({ "kernel_image_path": bare_metal(Entry::Linux64), "boot_args": line });
+        let mut vmm = Vmm::start();
+        vmm.machine(1, 64);
+        let longest = padded(COMMAND_LINE_BYTES_MAX);
+        vmm.grant("PUT", "/boot-source", &boot(&longest));
+        let message = vmm.refuse("PUT", "/boot-source", &boot(&padded(COMMAND_LINE_BYTES_MAX + 1)));
+        assert_eq!(
+            message,
+            "Boot source error: The kernel command line is invalid: it is longer than the 2047 bytes a kernel takes"
+        );
+        assert_eq!(vmm.get("/vm/config")["boot-source"]["boot_args"], json!(longest), "a refusal changed it");
+        // The words stand at its very end, so the guest has got all of it.
+        vmm.start_instance();
+        vmm.wait_for_line("guest: hello");
+        vmm.ends_cleanly();
+    });
+}
+
+#[test]
+fn a_root_that_does_not_fit_on_the_command_line_is_refused() {
+    on_kvm_host(|| {
+        let vmm = Vmm::start();
+        let disk = disk(vmm.folder());
+        vmm.drive("root", &disk, true, false);
+        let added = " root=/dev/vda rw".len();
+        for (bytes, fits) in
+            [(COMMAND_LINE_BYTES_MAX - added + 1, false), (COMMAND_LINE_BYTES_MAX - added, true)]
+        {
+            let line = format!("hello exit {:x<1$}", "", bytes - "hello exit ".len());
+            vmm.boot_source(bare_metal(Entry::Linux64), None, &line);
+            let answer = vmm.request("PUT", "/actions", &start());
+            assert_eq!(answer.is_success(), fits, "{bytes}: {}", answer.fault_message());
+            let text = "it is longer than the 2047 bytes a kernel takes";
+            assert!(fits || answer.fault_message().ends_with(text), "{}", answer.fault_message());
+        }
+    });
+}
+
+#[test]
+fn refusals_name_the_resource_first() {
+    on_kvm_host(|| {
+        let vmm = Vmm::start();
+        let disk = disk(vmm.folder());
+        let drive =
+            |id: &str, path: &Path| json!({ "drive_id": id, "path_on_host": path, "is_root_device": true });
+        vmm.grant("PUT", "/drives/root", &drive("root", &disk));
+        let machine = |cpus: u32| json!({ "vcpu_count": cpus, "mem_size_mib": 64 });
+        for (path, body, text) in [
+            ("/machine-config", machine(0), "Machine config error: "),
+            ("/machine-config", machine(33), "Machine config error: "),
+            ("/drives/a", drive("a", Path::new("/no/such/disk")), "Drive config error: "),
+            ("/drives/a", drive("a", &disk), "Drive config error: A root block device already exists!"),
+            ("/boot-source", json!({ "kernel_image_path": "/no/such/kernel" }), "Boot source error: "),
+            ("/boot-source", json!({ "kernel_image_path": "" }), "Boot source error: "),
+            ("/logger", json!({ "log_path": "/no/such/folder/log" }), "Logger error: "),
+            ("/metrics", json!({ "metrics_path": "/no/such/folder/metrics" }), "Metrics error: "),
+            ("/actions", start(), "Start microvm error: "),
+        ] {
+            let message = vmm.refuse("PUT", path, &body);
+            assert!(message.starts_with(text), "{path} {body}: {message}");
+        }
+        let message = vmm.refuse("PATCH", "/machine-config", &json!({ "vcpu_count": 33 }));
+        assert!(message.starts_with("Machine config error: "), "{message}");
+    });
+}

@@ -18,6 +18,8 @@ pub(super) struct Boot<'a> {
     pub(super) arch: Arch,
     pub(super) kernel: &'a Path,
     pub(super) image: &'a Path,
+    /// Added to the kernel's command line.
+    pub(super) kernel_arguments: &'a str,
     /// Shared with the lab, to be written to; QEMU's and the kernel's messages go there too.
     pub(super) exchange: &'a Path,
     pub(super) memory_mib: u32,
@@ -69,7 +71,7 @@ impl Qemu {
             .arg(boot.kernel)
             .arg("-initrd")
             .arg(boot.image)
-            .args(["-append", &format!("console={} {QUICK_BOOT}", machine.console)])
+            .args(["-append", &format!("console={} {QUICK_BOOT} {}", machine.console, boot.kernel_arguments)])
             .args(["-virtfs", &share(Path::new("/"), "hostroot", ",readonly=on")])
             .args(["-virtfs", &share(boot.exchange, "exchange", "")])
             .args(["-serial", &format!("file:{}/console.log", boot.exchange.display())])

@@ -3,15 +3,19 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
+use std::time::Instant;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
 
+use super::{POLL_INTERVAL, WAIT};
+
 /// A pseudo-terminal. The user's side stays open here, so that its settings can be looked at when the process has ended.
 pub struct Terminal {
     controller: OwnedFd,
     user: OwnedFd,
+    first_settings: String,
 }
 
 impl Terminal {
@@ -22,7 +26,8 @@ impl Terminal {
         let name = ptsname(&controller, Vec::new()).expect("a terminal has a name");
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
         let user = rustix::fs::open(name, flags, Mode::empty()).expect("a new terminal can be opened");
-        Self { controller, user }
+        let first_settings = settings(&user);
+        Self { controller, user, first_settings }
     }
 
     /// The user's side, for a process.
@@ -30,7 +35,8 @@ impl Terminal {
         clone(&self.user).into()
     }
 
-    pub(super) fn keyboard(&self) -> File {
+    /// What types on it.
+    pub fn keyboard(&self) -> File {
         clone(&self.controller).into()
     }
 
@@ -40,7 +46,21 @@ impl Terminal {
 
     /// Its settings, in a form to compare and print.
     pub fn settings(&self) -> String {
-        format!("{:?}", tcgetattr(&self.user).expect("a terminal has settings"))
+        settings(&self.user)
+    }
+
+    /// Its settings before there was a process.
+    pub fn first_settings(&self) -> &str {
+        &self.first_settings
+    }
+
+    /// Waits until keys reach the program one by one: then it has taken the terminal.
+    pub fn wait_until_raw(&self) {
+        let deadline = Instant::now() + WAIT;
+        while !self.is_raw() {
+            assert!(Instant::now() < deadline, "the terminal is not raw after {WAIT:?}");
+            std::thread::sleep(POLL_INTERVAL);
+        }
     }
 
     /// Whether keys reach the program one by one, without an echo and without raising signals.
@@ -48,6 +68,10 @@ impl Terminal {
         let modes = tcgetattr(&self.user).expect("a terminal has settings").local_modes;
         !modes.intersects(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
     }
+}
+
+fn settings(user: &OwnedFd) -> String {
+    format!("{:?}", tcgetattr(user).expect("a terminal has settings"))
 }
 
 fn clone(fd: &OwnedFd) -> OwnedFd {
