@@ -7,11 +7,13 @@
 //! |---|---|
 //! | [`page`] | page sizes: the only place that multiplies or divides by one |
 //! | [`ram`] | [`GuestRam`]: the regions a guest sees, over one mapping of the host |
-//! | [`uffd`] | what this host's userfaultfd can do, found by asking it |
+//! | [`uffd`] | userfaultfd: what the kernel has, registered RAM, the verbs that place pages |
+//! | [`staging`] | huge pages that are filled here and moved into a guest whole |
 
 pub mod page;
 pub mod ram;
+pub mod staging;
 pub mod uffd;
 
-pub use page::PageSize;
+pub use page::{PageIndex, PageRange, PageSize};
 pub use ram::{Backing, GuestRam, RamError, RamRange};

@@ -15,7 +15,7 @@ use std::ptr::{self, NonNull};
 use vm_memory::volatile_memory::VolatileSlice;
 
 use super::{Backing, RamError};
-use crate::page::PageSize;
+use crate::page::{PageRange, PageSize};
 
 /// A mapping of `size` bytes whose first byte is aligned to 2 MiB.
 #[derive(Debug)]
@@ -67,6 +67,22 @@ impl Mapping {
         // SAFETY: the bytes from `start` for `count` lie in the mapping, as just checked, and the slice borrows
         // `self`, so it cannot outlive it. Every other access to this memory is volatile too.
         Some(unsafe { VolatileSlice::new(start, count) })
+    }
+
+    /// `MADV_DONTNEED` for private memory, `MADV_REMOVE` for a memfd, whose page cache would keep the content.
+    pub(super) fn discard(&self, range: PageRange) -> io::Result<()> {
+        let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+        let offset = usize::try_from(range.start.offset()).map_err(|_| invalid())?;
+        let len = usize::try_from(range.bytes()).map_err(|_| invalid())?;
+        if offset.checked_add(len).is_none_or(|end| end > self.size) {
+            return Err(invalid());
+        }
+        let advice = if self.memfd.is_some() { libc::MADV_REMOVE } else { libc::MADV_DONTNEED };
+        // SAFETY: the offset is inside the mapping, as just checked.
+        let start = unsafe { self.base.as_ptr().add(offset) };
+        // SAFETY: the range is part of this mapping, whose content is volatile to all who read it.
+        let result = unsafe { libc::madvise(start.cast(), len, advice) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     fn map_over_reservation(&self, backing: Backing) -> Result<(), RamError> {

@@ -30,7 +30,7 @@ use vm_memory::{
     MemoryRegionAddress, guest_memory,
 };
 
-use crate::page::PageSize;
+use crate::page::{PageIndex, PageRange, PageSize};
 use mapping::Mapping;
 
 /// What backs guest RAM on the host.
@@ -234,6 +234,33 @@ impl GuestRam {
     #[must_use]
     pub fn regions(&self) -> &[RamRegion] {
         &self.regions
+    }
+
+    /// The host virtual address of its first byte: page `n` is `n` pages after it.
+    #[must_use]
+    pub fn base_address(&self) -> u64 {
+        self.mapping.base_address()
+    }
+
+    /// All its pages.
+    #[must_use]
+    pub fn pages(&self) -> PageRange {
+        PageRange::between(PageIndex(0), self.page_count_end())
+    }
+
+    /// The number after that of its last page.
+    #[must_use]
+    pub fn page_count_end(&self) -> PageIndex {
+        PageIndex::at_offset(self.size_bytes())
+    }
+
+    /// Throws the content of pages away: they are zero when they are touched again, and their memory is the host's.
+    ///
+    /// # Errors
+    ///
+    /// The host's refusal.
+    pub fn discard(&self, range: PageRange) -> std::io::Result<()> {
+        self.mapping.discard(range)
     }
 
     /// What backs this RAM.

@@ -1,5 +1,37 @@
-//! Userfaultfd: what this host's kernel offers.
+//! Userfaultfd: the crate of that name, and what it lacks.
+//!
+//! ```text
+//!   probe ──▶ what this kernel has          open ──▶ a descriptor with the features asked for
+//!                                             │
+//!   Registered = descriptor + GuestRam ◀──────┘
+//!      │  events: faults, removals                              (read in batches)
+//!      └─ ioctls: COPY ZEROPAGE CONTINUE MOVE POISON WRITEPROTECT WAKE, each answered by a [`Placed`]
+//! ```
+//!
+//! The crate `userfaultfd` registers ranges, reads events and wakes. The ioctls that place pages are made here: it
+//! turns their partial results into errors, and knows neither the modes and verbs since Linux 5.14 nor that a
+//! negative result is an error number.
+//!
+//! Invariants:
+//!
+//! - A range that is registered belongs to a [`crate::GuestRam`], which [`Registered`] keeps: no ioctl here can write to memory
+//!   that is something else.
+//! - Every answer of the kernel is a value: how far it came, and what stopped it.
 
+mod events;
+mod features;
+mod ioctl;
+mod open;
+mod pagemap;
 mod probe;
+mod registered;
 
-pub use probe::{Feature, Opened, Probe, ProbeError, probe};
+pub use events::{Access, Event, EventBuffer, Fault, FaultKind};
+pub use features::{Feature, Features};
+pub use open::{OpenError, Opened, open};
+pub use pagemap::{PagemapScan, ScanError};
+pub use probe::{Probe, probe};
+pub use registered::{Modes, Placed, RegisterError, Registered, Stop, Wake};
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use kvm_ioctls::Cap;
-use memory::uffd::{self, Feature, Opened, Probe, ProbeError};
+use memory::uffd::{self, Feature, OpenError, Opened, Probe};
 
 use super::trial::{self, Outcome};
 use super::{Finding, Weight};
@@ -116,10 +116,10 @@ fn uffd_findings() -> Vec<Finding> {
         }
         Err(error) => {
             let fix = match &error {
-                ProbeError::NotPermitted { .. } => {
+                OpenError::NotPermitted { .. } => {
                     "setfacl -m u:$USER:rw /dev/userfaultfd (Linux 6.1), or sysctl vm.unprivileged_userfaultfd=1"
                 }
-                ProbeError::Handshake(_) => "use a newer kernel",
+                OpenError::Lacks { .. } | OpenError::Handshake(_) => "use a newer kernel",
             };
             let lost = "lazy restore, post-copy migration, live snapshots and clones; VMs start and run";
             vec![Finding::bad(name, Weight::Optional, error.to_string(), lost, fix)]
