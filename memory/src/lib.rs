@@ -5,11 +5,13 @@
 //!
 //! | room | what it is for |
 //! |---|---|
+//! | [`map`] | what is known of each page, in two bits |
 //! | [`page`] | page sizes: the only place that multiplies or divides by one |
 //! | [`ram`] | [`GuestRam`]: the regions a guest sees, over one mapping of the host |
 //! | [`uffd`] | userfaultfd: what the kernel has, registered RAM, the verbs that place pages |
 //! | [`staging`] | huge pages that are filled here and moved into a guest whole |
 
+pub mod map;
 pub mod page;
 pub mod ram;
 pub mod staging;
