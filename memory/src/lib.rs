@@ -5,15 +5,19 @@
 //!
 //! | room | what it is for |
 //! |---|---|
+//! | [`fault`] | from a fault to a page: what to ask for next |
+//! | [`source`] | where pages come from |
 //! | [`map`] | what is known of each page, in two bits |
 //! | [`page`] | page sizes: the only place that multiplies or divides by one |
 //! | [`ram`] | [`GuestRam`]: the regions a guest sees, over one mapping of the host |
 //! | [`uffd`] | userfaultfd: what the kernel has, registered RAM, the verbs that place pages |
 //! | [`staging`] | huge pages that are filled here and moved into a guest whole |
 
+pub mod fault;
 pub mod map;
 pub mod page;
 pub mod ram;
+pub mod source;
 pub mod staging;
 pub mod uffd;
 
