@@ -82,6 +82,14 @@ impl VirtioInterrupt {
         self.needs_reset.store(false, Ordering::SeqCst);
     }
 
+    /// Raises the line again if the driver has something left to acknowledge. Its edge may have been lost on the way:
+    /// KVM passes it on from a queue of its own, which no saved state tells of. One edge too many does no harm.
+    pub(crate) fn retrigger(&self) {
+        if self.status() != 0 {
+            self.signal(0);
+        }
+    }
+
     /// Puts saved values back. An interrupt that is pending in them is raised by the interrupt controller's own
     /// saved state.
     pub(crate) fn restore(&self, status: u32, needs_reset: bool) {

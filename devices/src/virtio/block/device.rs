@@ -42,6 +42,8 @@ pub struct Block {
     queue_events: [EventFd; 1],
     config: Arc<ConfigSpace>,
     ring: Option<Ring>,
+    /// Whether the configuration changed while there was nobody to be told.
+    config_unannounced: bool,
     poll: Poll,
 }
 
@@ -93,6 +95,7 @@ impl Block {
             queue_events: [event],
             config,
             ring: None,
+            config_unannounced: false,
             poll: Poll::default(),
         })
     }
@@ -162,8 +165,10 @@ impl Block {
             self.disk = found;
         }
         self.config.update(&config_bytes(self.disk.sectors()));
-        if let Some(ring) = &self.ring {
-            ring.interrupt().signal_config();
+        match &self.ring {
+            Some(ring) => ring.interrupt().signal_config(),
+            // Paused: the guest is told when it goes on.
+            None => self.config_unannounced = true,
         }
         Ok(())
     }
@@ -218,7 +223,11 @@ impl VirtioDevice for Block {
     }
 
     fn start(&mut self, activation: Activation) -> Result<(), StartError> {
-        self.ring = Some(Ring::single(activation)?);
+        let ring = Ring::single(activation)?;
+        if std::mem::take(&mut self.config_unannounced) {
+            ring.interrupt().signal_config();
+        }
+        self.ring = Some(ring);
         Ok(())
     }
 

@@ -85,7 +85,7 @@ impl Disk {
 
     /// Opens the disk at `path` without a lock, to find out what it is.
     pub(super) fn open_unlocked(path: &Path, read_only: bool) -> Result<Self, DiskError> {
-        // Opening a FIFO would wait for its other side without O_NONBLOCK, which means nothing to a disk.
+        // Opening a FIFO would wait for its other side without O_NONBLOCK.
         let flags = libc::O_NONBLOCK | libc::O_CLOEXEC;
         let opened = OpenOptions::new().read(true).write(!read_only).custom_flags(flags).open(path);
         let path_buf = || path.to_owned();
@@ -102,6 +102,12 @@ impl Disk {
         if !kind.is_file() && !kind.is_block_device() {
             return Err(DiskError::NotADisk { path: path_buf() });
         }
+        // On a disk the flag has io_uring answer EAGAIN, on kernels and disks that cannot do without waiting.
+        rustix::fs::fcntl_setfl(&file, rustix::fs::OFlags::empty()).map_err(|error| DiskError::Host {
+            step: "prepare",
+            path: path_buf(),
+            source: error.into(),
+        })?;
         let sectors = measure(&file, path)?;
         let identity =
             if kind.is_block_device() { (0, metadata.rdev()) } else { (metadata.dev(), metadata.ino()) };
@@ -199,6 +205,12 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(&vec![0; bytes]).unwrap();
         file
+    }
+
+    #[test]
+    fn a_disk_is_not_left_in_the_mode_it_was_opened_in() {
+        let disk = Disk::open_unlocked(image(512).path(), true).unwrap();
+        assert!(!rustix::fs::fcntl_getfl(&disk.file).unwrap().contains(rustix::fs::OFlags::NONBLOCK));
     }
 
     #[test]

@@ -207,6 +207,7 @@ impl MmioTransport {
             return Ok(());
         }
         self.life = Life::Idle;
+        self.interrupt.retrigger();
         // One that has stopped because of its driver stays so.
         if self.interrupt.needs_reset() {
             return Ok(());

@@ -24,6 +24,9 @@ use crate::virtio::ring::{Ring, RingError};
 /// How long a turn goes on looking for requests that are not there yet.
 const TURN_TIME_MAX: Duration = Duration::from_millis(1);
 
+/// How long a turn goes on beginning requests: large ones on a slow disk take their time, and other devices wait.
+const TURN_WORK_MAX: Duration = Duration::from_millis(5);
+
 /// Why the queue was left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Left {
@@ -81,7 +84,7 @@ impl Block {
         }
         loop {
             ring.disable_notification()?;
-            let begun = self.begin_waiting(ring, &mut turn_left);
+            let begun = self.begin_waiting(ring, &mut turn_left, start + TURN_WORK_MAX);
             // Even when the driver then did something wrong: what was begun has to end.
             self.advance(ring)?;
             match begun? {
@@ -111,13 +114,20 @@ impl Block {
         Ok(false)
     }
 
-    /// Begins what waits, but no more than `turn_left` requests, which it counts down.
-    fn begin_waiting(&mut self, ring: &mut Ring, turn_left: &mut u16) -> Result<Left, RingError> {
+    /// Begins what waits, but no more than `turn_left` requests, which it counts down, and at least one of them, but
+    /// none after `deadline`.
+    fn begin_waiting(
+        &mut self,
+        ring: &mut Ring,
+        turn_left: &mut u16,
+        deadline: Instant,
+    ) -> Result<Left, RingError> {
         loop {
             if !self.engine.has_room() {
                 return Ok(if ring.waiting()? == 0 { Left::Empty } else { Left::EngineFull });
             }
-            if *turn_left == 0 {
+            let is_late = *turn_left < ring.size() && Instant::now() >= deadline;
+            if *turn_left == 0 || is_late {
                 return Ok(if ring.waiting()? == 0 { Left::Empty } else { Left::Turn });
             }
             let Some(chain) = ring.pop()? else { return Ok(Left::Empty) };

@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{Ordering, fence};
+use std::time::Duration;
 
 use io_uring::{IoUring, opcode, squeue, types};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -139,10 +140,16 @@ impl Uring {
 
     pub(super) fn drain(&mut self) -> Vec<Ended> {
         let mut ended: Vec<_> = std::iter::from_fn(|| self.take_ended()).collect();
+        let mut retries = 0;
         while self.in_flight() > 0 {
             match self.ring.submit_and_wait(1) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The host is short of something for a moment; what is in flight must not be left behind for that.
+                Err(error) if is_passing(&error) && retries < DRAIN_RETRIES_MAX => {
+                    retries += 1;
+                    std::thread::sleep(DRAIN_RETRY);
+                }
                 Err(error) => {
                     tracing::error!(%error, "cannot wait for the drive's operations");
                     break;
@@ -152,6 +159,14 @@ impl Uring {
         }
         ended
     }
+}
+
+/// How often, and after how long, waiting for what is in flight is tried again where the host is short of something.
+const DRAIN_RETRIES_MAX: u32 = 5000;
+const DRAIN_RETRY: Duration = Duration::from_millis(1);
+
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY | libc::ENOMEM))
 }
 
 /// The kernel's view of an operation.

@@ -80,6 +80,20 @@ fn the_disk_can_be_changed_under_a_running_guest() {
 }
 
 #[test]
+fn a_disk_that_changes_in_a_pause_is_announced_when_the_guest_goes_on() {
+    let (disk, new) = (blank(), image(&pattern(4, 100 * 512)));
+    let mut driver = driver(&disk, IoEngine::Sync);
+    driver.settle();
+    driver.transport.pause();
+    driver.write(register::VIRTIO_MMIO_INTERRUPT_ACK, 3);
+    lock(&driver.device).update_path(new.path()).unwrap();
+    assert_eq!(driver.read(register::VIRTIO_MMIO_INTERRUPT_STATUS), 0, "nobody is there to be told");
+    driver.transport.resume().unwrap();
+    assert_eq!(driver.read(register::VIRTIO_MMIO_INTERRUPT_STATUS), 2);
+    assert_eq!(driver.read(0x100), 100);
+}
+
+#[test]
 fn a_disk_that_cannot_be_used_leaves_the_old_one() {
     let (disk, taken) = (blank(), blank());
     let mut driver = driver(&disk, IoEngine::Sync);
