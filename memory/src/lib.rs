@@ -22,4 +22,4 @@ pub mod staging;
 pub mod uffd;
 
 pub use page::{PageIndex, PageRange, PageSize};
-pub use ram::{Backing, GuestRam, RamError, RamRange};
+pub use ram::{Backing, BackingKind, GuestRam, MemfdError, RamError, RamRange, Sharing};

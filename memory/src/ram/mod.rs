@@ -16,182 +16,41 @@
 //!
 //! - A region's host address minus its guest address is a multiple of 2 MiB.
 //! - `file_offset` of a region is the sum of the sizes of those before it, in a memfd as in a saved memory file.
+//! - A memfd behind it cannot shrink, whoever made it.
+//! - Whoever fills it is told of a discard before anything is thrown away.
 //! - The mapping lives as long as any clone of [`GuestRam`]: a region cannot be had without it.
 
+mod backing;
+mod discard;
+mod error;
+mod layout;
 mod mapping;
+mod memfd;
+mod region;
+mod reservation;
 
-use std::os::fd::BorrowedFd;
-use std::sync::Arc;
+use std::fs::File;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::{Arc, Weak};
 
-use vm_memory::bitmap::BS;
-use vm_memory::volatile_memory::VolatileSlice;
-use vm_memory::{
-    GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestMemoryRegionBytes, GuestUsize,
-    MemoryRegionAddress, guest_memory,
-};
+use vm_memory::GuestMemoryBackend;
 
 use crate::page::{PageIndex, PageRange, PageSize};
+use layout::check_layout;
 use mapping::Mapping;
 
-/// What backs guest RAM on the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Backing {
-    /// Private anonymous memory. `transparent_huge_pages` asks the kernel for them with `MADV_HUGEPAGE`; without it
-    /// the host's policy stands.
-    Anonymous {
-        /// Whether to advise huge pages.
-        transparent_huge_pages: bool,
-    },
-    /// A memfd, mapped shared: another process can be given the memory by its descriptor.
-    Memfd {
-        /// Whether to advise huge pages (honoured where the host allows them for shmem).
-        transparent_huge_pages: bool,
-    },
-    /// Private huge pages of 2 MiB from the host's hugetlb pool.
-    Hugetlb2M,
-}
-
-impl Backing {
-    /// The size of page that RAM of this kind comes in, and that its size must be a multiple of.
-    #[must_use]
-    pub const fn page_size(self) -> PageSize {
-        match self {
-            Self::Anonymous { .. } | Self::Memfd { .. } => PageSize::Base4K,
-            Self::Hugetlb2M => PageSize::Huge2M,
-        }
-    }
-}
-
-/// One piece of a guest's physical address space that is RAM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RamRange {
-    /// The guest physical address of its first byte, a multiple of 2 MiB.
-    pub gpa: GuestAddress,
-    /// Its length in bytes, a multiple of the backing's page size.
-    pub size_bytes: u64,
-}
-
-/// Why guest RAM could not be made.
-#[derive(Debug, thiserror::Error)]
-pub enum RamError {
-    /// There is no RAM at all.
-    #[error("guest memory cannot be empty: ask for at least 1 MiB")]
-    Empty,
-    /// A range does not start on a 2 MiB boundary, or its size is no whole number of pages.
-    #[error("guest memory at {gpa:#x} of {size_bytes:#x} bytes does not fit pages of {page_bytes:#x} bytes")]
-    Unaligned {
-        /// The guest physical address of the range.
-        gpa: u64,
-        /// The length of the range in bytes.
-        size_bytes: u64,
-        /// The size of the backing's pages in bytes.
-        page_bytes: u64,
-    },
-    /// Ranges overlap, are out of order, or run past the end of the address space.
-    #[error(
-        "guest memory at {gpa:#x} of {size_bytes:#x} bytes overlaps another range or does not fit the address space"
-    )]
-    Layout {
-        /// The guest physical address of the range.
-        gpa: u64,
-        /// The length of the range in bytes.
-        size_bytes: u64,
-    },
-    /// The host has less memory than the guest is to have.
-    #[error("guest memory of {wanted_mib} MiB is more than the {host_mib} MiB this host has: ask for less")]
-    MoreThanHost {
-        /// The size asked for, in MiB.
-        wanted_mib: u64,
-        /// The host's RAM, in MiB.
-        host_mib: u64,
-    },
-    /// The host's hugetlb pool has too few free pages.
-    #[error(
-        "the host has too few free huge pages of 2 MiB for {wanted} of them: \
-         reserve more with `sysctl vm.nr_hugepages=N`, or choose another `huge_pages`"
-    )]
-    NoHugePages {
-        /// How many pages the guest needs.
-        wanted: u64,
-    },
-    /// The host refused one step of making it.
-    #[error("cannot {step} for guest memory")]
-    Host {
-        /// What was being done.
-        step: &'static str,
-        /// The host's answer.
-        source: std::io::Error,
-    },
-}
-
-/// One region of guest RAM. It is reached through [`GuestRam`], and through vm-memory's traits.
-#[derive(Debug)]
-pub struct RamRegion {
-    mapping: Arc<Mapping>,
-    range: RamRange,
-    /// Where the region starts in the mapping and in every file that holds this RAM, in bytes.
-    file_offset: u64,
-}
-
-impl RamRegion {
-    /// The region's place in the guest.
-    #[must_use]
-    pub fn range(&self) -> RamRange {
-        self.range
-    }
-
-    /// Where the region starts in a file that holds this RAM: the sum of the sizes of the regions before it.
-    #[must_use]
-    pub fn offset_in_file(&self) -> u64 {
-        self.file_offset
-    }
-
-    /// The host virtual address of the region's first byte, as KVM and userfaultfd want it.
-    #[must_use]
-    pub fn hva(&self) -> u64 {
-        self.mapping.base_address() + self.file_offset
-    }
-}
-
-impl GuestMemoryRegion for RamRegion {
-    type B = ();
-
-    fn len(&self) -> GuestUsize {
-        self.range.size_bytes
-    }
-
-    fn start_addr(&self) -> GuestAddress {
-        self.range.gpa
-    }
-
-    fn bitmap(&self) -> BS<'_, Self::B> {}
-
-    fn get_host_address(&self, addr: MemoryRegionAddress) -> guest_memory::Result<*mut u8> {
-        self.get_slice(addr, 1).map(|slice| slice.ptr_guard_mut().as_ptr())
-    }
-
-    fn get_slice(
-        &self,
-        offset: MemoryRegionAddress,
-        count: usize,
-    ) -> guest_memory::Result<VolatileSlice<'_, BS<'_, Self::B>>> {
-        let out_of_range = || guest_memory::Error::InvalidBackendAddress;
-        let end = offset.0.checked_add(count as u64).ok_or_else(out_of_range)?;
-        if end > self.range.size_bytes {
-            return Err(out_of_range());
-        }
-        self.mapping.slice(self.file_offset + offset.0, count).ok_or_else(out_of_range)
-    }
-}
-
-impl GuestMemoryRegionBytes for RamRegion {}
+pub use backing::{Backing, BackingKind, Sharing};
+pub use discard::{DiscardWatcher, TooManyWatchers};
+pub use error::{MemfdError, RamError};
+pub use layout::RamRange;
+pub use region::RamRegion;
 
 /// The RAM of one guest. Clones share it; the last one to go unmaps it.
 #[derive(Debug, Clone)]
 pub struct GuestRam {
     regions: Arc<[RamRegion]>,
     mapping: Arc<Mapping>,
-    backing: Backing,
 }
 
 impl GuestRam {
@@ -204,7 +63,26 @@ impl GuestRam {
     pub fn new(ranges: &[RamRange], backing: Backing) -> Result<Self, RamError> {
         let size_bytes = check_layout(ranges, backing.page_size())?;
         Self::check_host(size_bytes >> 20)?;
-        let mapping = Arc::new(Mapping::new(size_bytes, backing)?);
+        Ok(Self::over(ranges, Mapping::new(size_bytes, backing)?))
+    }
+
+    /// Maps RAM for `ranges` over a memfd that somebody else made, of shmem or of huge pages of 2 MiB. It is as large
+    /// as all ranges together and cannot be shrunk.
+    ///
+    /// # Errors
+    ///
+    /// As of [`new`](Self::new), and [`MemfdError`] for a memfd that does not do.
+    pub fn over_memfd(ranges: &[RamRange], memfd: OwnedFd, sharing: Sharing) -> Result<Self, RamError> {
+        let size_bytes = check_layout(ranges, PageSize::Base4K)?;
+        Self::check_host(size_bytes >> 20)?;
+        let mapping = Mapping::over_memfd(size_bytes, File::from(memfd), sharing)?;
+        // Only the memfd tells what its pages are.
+        check_layout(ranges, mapping.backing().page_size())?;
+        Ok(Self::over(ranges, mapping))
+    }
+
+    fn over(ranges: &[RamRange], mapping: Mapping) -> Self {
+        let mapping = Arc::new(mapping);
         let mut file_offset = 0;
         let regions = ranges
             .iter()
@@ -214,7 +92,7 @@ impl GuestRam {
                 region
             })
             .collect();
-        Ok(Self { regions, mapping, backing })
+        Self { regions, mapping }
     }
 
     /// Refuses what the host could never hold. Memory that is merely busy now is not refused: guests share and swap.
@@ -254,25 +132,58 @@ impl GuestRam {
         PageIndex::at_offset(self.size_bytes())
     }
 
-    /// Throws the content of pages away: they are zero when they are touched again, and their memory is the host's.
+    /// Throws the content of pages away: their memory is the host's, and they are zero when they are touched again.
+    /// [Watchers](Self::watch_discards) are told before and after.
+    ///
+    /// Not so of a memfd that is mapped privately: what the memfd holds shows again then. Whoever serves the faults of
+    /// such RAM is told of the removal, and gives a removed page zeros by COPY or ZEROPAGE, never what is cached by
+    /// CONTINUE; RAM whose faults nobody serves shows the old content.
     ///
     /// # Errors
     ///
-    /// The host's refusal.
-    pub fn discard(&self, range: PageRange) -> std::io::Result<()> {
+    /// For pages outside of the RAM, or parts of huge ones; and the host's refusal.
+    pub fn discard(&self, range: PageRange) -> io::Result<()> {
         self.mapping.discard(range)
+    }
+
+    /// Lets `watcher` know of discards from now on, through this and all clones, for as long as it lives.
+    ///
+    /// # Errors
+    ///
+    /// [`TooManyWatchers`].
+    pub fn watch_discards(&self, watcher: Weak<dyn DiscardWatcher>) -> Result<(), TooManyWatchers> {
+        self.mapping.watchers.add(watcher)
+    }
+
+    /// Writes whole pages into the page cache of the memfd, through its descriptor: no mapping is touched, so it
+    /// neither faults nor waits for anyone. All who map the memfd see it, but for private pages written before.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no memfd, for one of hugetlb, for other pages than the RAM's, and what the host answers.
+    pub fn write_cached(&self, range: PageRange, bytes: &[u8]) -> io::Result<()> {
+        self.mapping.write_cached(range, bytes)
+    }
+
+    /// Reads whole pages of the memfd's page cache, through its descriptor. Pages that are not there are zero.
+    ///
+    /// # Errors
+    ///
+    /// As of [`write_cached`](Self::write_cached), but that hugetlb can be read.
+    pub fn read_cached(&self, range: PageRange, bytes: &mut [u8]) -> io::Result<()> {
+        self.mapping.read_cached(range, bytes)
     }
 
     /// What backs this RAM.
     #[must_use]
     pub fn backing(&self) -> Backing {
-        self.backing
+        self.mapping.backing()
     }
 
     /// The size of all regions together, in bytes.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
-        self.regions.iter().map(|region| region.range.size_bytes).sum()
+        self.regions.iter().map(|region| region.range().size_bytes).sum()
     }
 
     /// The memfd behind this RAM, where it is one.
@@ -288,28 +199,6 @@ impl GuestMemoryBackend for GuestRam {
     fn iter(&self) -> impl Iterator<Item = &Self::R> {
         self.regions.iter()
     }
-}
-
-/// Checks order and alignment, and gives the sum of the sizes.
-fn check_layout(ranges: &[RamRange], page_size: PageSize) -> Result<u64, RamError> {
-    let (mut end_of_last, mut size_bytes) = (0_u64, 0_u64);
-    for range in ranges {
-        let (gpa, size) = (range.gpa.0, range.size_bytes);
-        let layout = || RamError::Layout { gpa, size_bytes: size };
-        if !PageSize::Huge2M.divides(gpa) || !page_size.divides(size) {
-            return Err(RamError::Unaligned { gpa, size_bytes: size, page_bytes: page_size.bytes() });
-        }
-        if gpa < end_of_last {
-            return Err(layout());
-        }
-        // Only the last region may end off a 2 MiB boundary, or the next one's host address would not match.
-        if !PageSize::Huge2M.divides(size_bytes) {
-            return Err(layout());
-        }
-        end_of_last = gpa.checked_add(size).ok_or_else(layout)?;
-        size_bytes = size_bytes.checked_add(size).ok_or_else(layout)?;
-    }
-    if size_bytes == 0 { Err(RamError::Empty) } else { Ok(size_bytes) }
 }
 
 #[cfg(test)]

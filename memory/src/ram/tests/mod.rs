@@ -1,4 +1,7 @@
-use vm_memory::{Bytes, GuestAddress, GuestMemory, Permissions};
+mod discard;
+mod memfd;
+
+use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryRegion, MemoryRegionAddress, Permissions};
 
 use super::*;
 
