@@ -93,10 +93,10 @@ impl PageRange {
         Self { start, count: end.0.saturating_sub(start.0) }
     }
 
-    /// The number after that of the last page.
+    /// The number after that of the last page. Ranges that others name may be nonsense: it does not wrap.
     #[must_use]
     pub const fn end(self) -> PageIndex {
-        PageIndex(self.start.0 + self.count)
+        PageIndex(self.start.0.saturating_add(self.count))
     }
 
     /// Their length in bytes.
@@ -127,6 +127,28 @@ impl PageRange {
     #[must_use]
     pub const fn is_whole(self, size: PageSize) -> bool {
         self.start.0.is_multiple_of(size.base_pages()) && self.count.is_multiple_of(size.base_pages())
+    }
+
+    /// The pages of `size` that it touches, whole.
+    #[must_use]
+    pub const fn widened(self, size: PageSize) -> Self {
+        let pages = size.base_pages();
+        if self.count == 0 {
+            return self;
+        }
+        let last = PageIndex(self.end().0 - 1).containing(size);
+        Self::between(PageIndex(self.start.0 - self.start.0 % pages), last.end())
+    }
+
+    /// The pages of `size` that are in it whole.
+    #[must_use]
+    pub const fn narrowed(self, size: PageSize) -> Self {
+        let pages = size.base_pages();
+        let end = PageIndex(self.end().0 - self.end().0 % pages);
+        match self.start.0.checked_next_multiple_of(pages) {
+            Some(start) => Self::between(PageIndex(start), end),
+            None => Self { start: end, count: 0 },
+        }
     }
 
     /// The first `count` of them, and the rest.
@@ -190,6 +212,19 @@ mod tests {
         assert_eq!(range.intersection(other), PageRange::between(PageIndex(13), PageIndex(15)));
         assert!(range.intersection(PageRange::between(PageIndex(15), PageIndex(20))).is_empty());
         assert_eq!(range.pages().count(), 5);
+        assert_eq!(PageRange { start: PageIndex(7), count: u64::MAX }.end(), PageIndex(u64::MAX));
         assert_eq!(format!("{range}"), "pages 10..15");
+    }
+
+    #[test]
+    fn ranges_are_widened_and_narrowed_to_whole_huge_pages() {
+        let range = PageRange::between(PageIndex(500), PageIndex(1030));
+        assert_eq!(range.widened(PageSize::Huge2M), PageRange::between(PageIndex(0), PageIndex(1536)));
+        assert_eq!(range.narrowed(PageSize::Huge2M), PageRange::between(PageIndex(512), PageIndex(1024)));
+        assert_eq!(range.widened(PageSize::Base4K), range);
+        assert_eq!(range.narrowed(PageSize::Base4K), range);
+        assert!(PageRange::between(PageIndex(1), PageIndex(511)).narrowed(PageSize::Huge2M).is_empty());
+        assert!(PageRange { start: PageIndex(5), count: 0 }.widened(PageSize::Huge2M).is_empty());
+        assert!(PageRange { start: PageIndex(u64::MAX), count: 9 }.narrowed(PageSize::Huge2M).is_empty());
     }
 }
