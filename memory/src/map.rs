@@ -9,20 +9,24 @@
 //! ```
 //!
 //! Several threads place pages: the one that serves faults, and those that fill in the background. Whoever moves a page
-//! from `Missing` to `Requested` is the one to place it, and nobody else is.
+//! from `Missing` to `Requested` is the one to place it, and nobody else is. A word of 32 pages is changed at once, so
+//! a range of them is as many atomic steps as it has words.
 //!
 //! Invariants:
 //!
 //! - A page that is `Removed` stays so: whoever wants it is given zeros, however often it is removed again.
 //! - Only who has claimed a page settles or releases it, and a page that was removed meanwhile stays removed.
+//! - Whoever sees a page `Requested` may rely on it: it is settled, released or removed by whoever claimed it. So what
+//!   [`PageMap::claim_all`] may yet take back is shown to nobody. Each chunk counts its attempts, odd while one is
+//!   under way, and whoever reads a claim in the chunk reads again if the count was odd or has moved.
 
-#[cfg(not(loom))]
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
-#[cfg(loom)]
-use loom::sync::atomic::{AtomicU64, Ordering};
+use crate::page::{BASE_PAGES_PER_HUGE, PageIndex, PageRange, PageSize};
 
-use crate::page::{PageIndex, PageRange};
+mod word;
+
+use word::{PAGES_PER_WORD, Span, Word, in_state, leading, shift, word_of};
 
 /// What is known of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,15 +61,16 @@ impl PageState {
     }
 }
 
-/// How many pages one word holds.
-const PAGES_PER_WORD: u64 = 32;
-/// The lower bit of each pair: a word in which every page has state 1.
-const LOW_BITS: u64 = 0x5555_5555_5555_5555;
+/// How many words tell of one chunk, which is a huge page.
+const WORDS_PER_CHUNK: usize = 16;
+const _: () = assert!(WORDS_PER_CHUNK as u64 * PAGES_PER_WORD == BASE_PAGES_PER_HUGE);
 
 /// The states of all pages of a guest.
 #[derive(Debug)]
-pub struct PageMap {
-    words: Box<[AtomicU64]>,
+pub struct PageMap<W: Word = AtomicU64> {
+    words: Box<[W]>,
+    /// For each chunk, how often somebody began or ended to claim it whole.
+    attempts: Box<[W]>,
     pages: u64,
 }
 
@@ -73,8 +78,18 @@ impl PageMap {
     /// A map of `pages` pages, all of them missing.
     #[must_use]
     pub fn new(pages: u64) -> Self {
-        let words = (0..pages.div_ceil(PAGES_PER_WORD)).map(|_| AtomicU64::new(0)).collect();
-        Self { words, pages }
+        Self::all_missing(pages)
+    }
+}
+
+impl<W: Word> PageMap<W> {
+    fn all_missing(pages: u64) -> Self {
+        let zeros = |count| (0..count).map(|_| W::new(0)).collect();
+        Self {
+            words: zeros(pages.div_ceil(PAGES_PER_WORD)),
+            attempts: zeros(pages.div_ceil(BASE_PAGES_PER_HUGE)),
+            pages,
+        }
     }
 
     /// How many pages it tells of.
@@ -86,226 +101,188 @@ impl PageMap {
     /// What is known of `page`.
     #[must_use]
     pub fn get(&self, page: PageIndex) -> PageState {
-        let (word, shift) = self.place(page);
-        PageState::of(word.load(Ordering::Acquire) >> shift)
+        assert!(page.0 < self.pages, "page {} is not in guest memory", page.0);
+        PageState::of(self.read(word_of(page)) >> shift(page))
     }
 
     /// Claims the missing pages from the start of `range` up to the first that is not missing; gives those claimed.
     #[must_use = "what is claimed waits for whoever claimed it"]
     pub fn claim(&self, range: PageRange) -> PageRange {
-        let taken =
-            range.pages().take_while(|page| self.change(*page, PageState::Missing, PageState::Requested));
-        PageRange { start: range.start, count: taken.count() as u64 }
+        let mut claimed = PageRange { start: range.start, count: 0 };
+        for span in self.spans(range) {
+            let count = self.claim_in(span);
+            claimed.count += count;
+            if count < span.count() {
+                break;
+            }
+        }
+        claimed
     }
 
-    /// Says that claimed pages are in the guest. Those that were removed meanwhile stay removed.
-    pub fn settle(&self, range: PageRange) {
-        for page in range.pages() {
-            self.change(page, PageState::Requested, PageState::Present);
+    /// Claims all of `range`, which is within one chunk of 2 MiB, where all of it is missing; says whether it did. If
+    /// not, everything is as it was. It may also say no because somebody else tries the same at this moment.
+    #[must_use = "what is claimed waits for whoever claimed it"]
+    pub fn claim_all(&self, range: PageRange) -> bool {
+        assert!(
+            range.widened(PageSize::Huge2M).count <= BASE_PAGES_PER_HUGE,
+            "{range} are in several chunks"
+        );
+        // A look first: readers wait for an attempt, so one that has no prospects is not made.
+        let Some(first) = self.spans(range).next() else { return true };
+        if !self.spans(range).all(|span| self.is_missing(span)) {
+            return false;
         }
+        let attempts = self.attempts_at(first.word());
+        let before = attempts.load();
+        if !before.is_multiple_of(2) || !attempts.replace(before, before.wrapping_add(1)) {
+            return false;
+        }
+        let taken = self.claim_each_or_none(range);
+        attempts.store(before.wrapping_add(2));
+        taken
+    }
+
+    /// Says that claimed pages are in the guest. Those that were removed meanwhile stay removed. Gives how many were
+    /// claimed, and are there now.
+    pub fn settle(&self, range: PageRange) -> u64 {
+        self.end_claims(range, PageState::Present)
     }
 
     /// Gives claimed pages back: they are missing again, but for those that were removed meanwhile.
     pub fn release(&self, range: PageRange) {
-        for page in range.pages() {
-            self.change(page, PageState::Requested, PageState::Missing);
-        }
+        self.end_claims(range, PageState::Missing);
+    }
+
+    /// Gives back what somebody claimed who is no more, and gives how much that was. Whoever else claims pages of
+    /// `range` stands still meanwhile: the map does not know whose a claim is.
+    pub fn take_requested_back(&self, range: PageRange) -> u64 {
+        self.end_claims(range, PageState::Missing)
     }
 
     /// Says that pages were thrown away, whatever they were.
     pub fn remove(&self, range: PageRange) {
-        for page in range.pages() {
-            let (word, shift) = self.place(page);
-            word.fetch_or(PageState::Removed.bits() << shift, Ordering::AcqRel);
+        for span in self.spans(range) {
+            self.words[span.word()].set(span.lows() * PageState::Removed.bits());
+        }
+    }
+
+    /// Gives the runs of `range` that are in one state, in order; no two neighbours are in the same. Each word is
+    /// looked at once: what changes meanwhile is told as it was or as it is.
+    pub fn state_runs(&self, range: PageRange, mut sink: impl FnMut(PageRange, PageState)) {
+        let mut last = (PageRange { start: range.start, count: 0 }, PageState::Missing);
+        for span in self.spans(range) {
+            for (run, state) in span.runs(self.read(span.word())) {
+                if last.1 == state {
+                    last.0.count += run.count;
+                    continue;
+                }
+                if !last.0.is_empty() {
+                    sink(last.0, last.1);
+                }
+                last = (run, state);
+            }
+        }
+        if !last.0.is_empty() {
+            sink(last.0, last.1);
         }
     }
 
     /// The first page from `start` on that is missing, up to `end`.
     #[must_use]
     pub fn next_missing(&self, start: PageIndex, end: PageIndex) -> Option<PageIndex> {
-        let end = end.0.min(self.pages);
-        let mut page = start.0;
-        while page < end {
-            let (word, shift) = self.place(PageIndex(page));
-            let bits = word.load(Ordering::Acquire);
-            // A pair is missing where neither of its bits is set.
-            let missing = !(bits | bits >> 1) & LOW_BITS & (u64::MAX << shift);
-            let word_start = page - page % PAGES_PER_WORD;
-            if missing != 0 {
-                let found = word_start + u64::from(missing.trailing_zeros()) / 2;
-                return (found < end).then_some(PageIndex(found));
-            }
-            page = word_start + PAGES_PER_WORD;
-        }
-        None
+        let range = PageRange::between(start, PageIndex(end.0.min(self.pages)));
+        let first_in = |span: Span| span.first_in(in_state(self.read(span.word()), PageState::Missing));
+        self.spans(range).find_map(first_in)
     }
 
     /// How many pages are in state `state`.
     #[must_use]
     pub fn count(&self, state: PageState) -> u64 {
-        let pattern = LOW_BITS * state.bits();
-        let in_word = |bits: u64| {
-            let different = bits ^ pattern;
-            u64::from((!(different | different >> 1) & LOW_BITS).count_ones())
+        let all = PageRange { start: PageIndex(0), count: self.pages };
+        self.spans(all).map(|span| pages_in(in_state(self.read(span.word()), state) & span.lows())).sum()
+    }
+
+    fn spans(&self, range: PageRange) -> impl Iterator<Item = Span> + Clone + use<W> {
+        assert!(range.is_empty() || range.end().0 <= self.pages, "{range} are not all in guest memory");
+        Span::all_of(range)
+    }
+
+    /// A word without claims that may yet be taken back.
+    fn read(&self, index: usize) -> u64 {
+        loop {
+            let before = self.attempts_at(index).load();
+            let bits = self.words[index].load();
+            let is_claimed = in_state(bits, PageState::Requested) != 0;
+            if !is_claimed || before.is_multiple_of(2) && self.attempts_at(index).load() == before {
+                return bits;
+            }
+            W::pause();
+        }
+    }
+
+    fn attempts_at(&self, index: usize) -> &W {
+        &self.attempts[index / WORDS_PER_CHUNK]
+    }
+
+    /// Claims what is missing at the start of `span`; gives how much that is.
+    fn claim_in(&self, span: Span) -> u64 {
+        loop {
+            let bits = self.read(span.word());
+            let taken = leading(span.lows(), in_state(bits, PageState::Missing));
+            if taken == 0 || self.words[span.word()].replace(bits, bits | taken) {
+                return pages_in(taken);
+            }
+        }
+    }
+
+    fn is_missing(&self, span: Span) -> bool {
+        in_state(self.words[span.word()].load(), PageState::Missing) & span.lows() == span.lows()
+    }
+
+    /// Claims span after span, and takes back what it has when one of them cannot be had.
+    fn claim_each_or_none(&self, range: PageRange) -> bool {
+        let mut claimed = PageRange { start: range.start, count: 0 };
+        for span in self.spans(range) {
+            let word = &self.words[span.word()];
+            let mut bits = word.load();
+            while in_state(bits, PageState::Missing) & span.lows() == span.lows() {
+                if word.replace(bits, bits | span.lows()) {
+                    claimed.count += span.count();
+                    break;
+                }
+                bits = word.load();
+            }
+            if claimed.end() != span.end() {
+                self.release(claimed);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Moves those pages that are `Requested` to another state; gives how many.
+    fn end_claims(&self, range: PageRange, to: PageState) -> u64 {
+        let end_in = |span: Span| {
+            let word = &self.words[span.word()];
+            loop {
+                let bits = word.load();
+                let claimed = in_state(bits, PageState::Requested) & span.lows();
+                let ended = (bits & !claimed) | (claimed * to.bits());
+                if claimed == 0 || word.replace(bits, ended) {
+                    return pages_in(claimed);
+                }
+            }
         };
-        let all: u64 = self.words.iter().map(|word| in_word(word.load(Ordering::Acquire))).sum();
-        // The last word may be longer than the map; what is past the end is missing for ever.
-        let past_the_end = self.words.len() as u64 * PAGES_PER_WORD - self.pages;
-        all - if state == PageState::Missing { past_the_end } else { 0 }
-    }
-
-    /// Moves one page from one state to another; says whether it was in the first.
-    fn change(&self, page: PageIndex, from: PageState, to: PageState) -> bool {
-        let (word, shift) = self.place(page);
-        let mask = 3 << shift;
-        let mut bits = word.load(Ordering::Acquire);
-        while bits & mask == from.bits() << shift {
-            let changed = bits & !mask | to.bits() << shift;
-            match word.compare_exchange_weak(bits, changed, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return true,
-                Err(now) => bits = now,
-            }
-        }
-        false
-    }
-
-    fn place(&self, page: PageIndex) -> (&AtomicU64, u64) {
-        assert!(page.0 < self.pages, "page {} is not in guest memory", page.0);
-        let index = usize::try_from(page.0 / PAGES_PER_WORD).expect("a word for each page fits memory");
-        (&self.words[index], page.0 % PAGES_PER_WORD * 2)
+        self.spans(range).map(end_in).sum()
     }
 }
 
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use std::sync::Arc;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn pages(start: u64, count: u64) -> PageRange {
-        PageRange { start: PageIndex(start), count }
-    }
-
-    #[test]
-    fn a_claim_ends_where_somebody_else_has_one() {
-        let map = PageMap::new(100);
-        assert_eq!(map.claim(pages(40, 8)), pages(40, 8));
-        assert_eq!(map.claim(pages(30, 20)), pages(30, 10));
-        assert!(map.claim(pages(44, 4)).is_empty());
-        map.settle(pages(40, 8));
-        map.release(pages(30, 10));
-        assert_eq!(
-            (map.get(PageIndex(30)), map.get(PageIndex(40))),
-            (PageState::Missing, PageState::Present)
-        );
-    }
-
-    #[test]
-    fn what_was_removed_while_it_was_fetched_stays_removed() {
-        let map = PageMap::new(64);
-        assert_eq!(map.claim(pages(0, 4)).count, 4);
-        map.remove(pages(1, 1));
-        map.settle(pages(0, 2));
-        map.release(pages(1, 3));
-        let states = [0, 1, 2, 3].map(|page| map.get(PageIndex(page)));
-        assert_eq!(states, [PageState::Present, PageState::Removed, PageState::Missing, PageState::Missing]);
-    }
-
-    #[test]
-    fn two_bits_a_page_are_all_it_takes() {
-        let map = PageMap::new(1 << 20);
-        assert_eq!(size_of_val(&*map.words), (1 << 20) / 4);
-    }
-
-    #[test]
-    fn every_page_is_claimed_once_whoever_asks() {
-        let map = Arc::new(PageMap::new(10_000));
-        let claimers: Vec<_> = (0..4_u64)
-            .map(|thread| {
-                let map = Arc::clone(&map);
-                std::thread::spawn(move || {
-                    let mut claimed = 0;
-                    let step = 7 + thread;
-                    for start in (0..10_000 - step).step_by(3) {
-                        claimed += map.claim(pages(start, step)).count;
-                    }
-                    claimed
-                })
-            })
-            .collect();
-        let claimed: u64 = claimers.into_iter().map(|claimer| claimer.join().unwrap()).sum();
-        assert_eq!(claimed, map.count(PageState::Requested));
-    }
-
-    #[derive(Debug, Clone)]
-    enum Step {
-        Claim(u64, u64),
-        Settle(u64, u64),
-        Release(u64, u64),
-        Remove(u64, u64),
-        NextMissing(u64, u64),
-    }
-
-    const PAGES: u64 = 75;
-
-    fn step() -> impl Strategy<Value = Step> {
-        let range = || (0..PAGES).prop_flat_map(|start| (Just(start), 0..=PAGES - start));
-        prop_oneof![
-            range().prop_map(|(start, count)| Step::Claim(start, count)),
-            range().prop_map(|(start, count)| Step::Settle(start, count)),
-            range().prop_map(|(start, count)| Step::Release(start, count)),
-            range().prop_map(|(start, count)| Step::Remove(start, count)),
-            range().prop_map(|(start, count)| Step::NextMissing(start, count)),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn it_is_a_vector_of_states(steps in proptest::collection::vec(step(), 0..60)) {
-            let map = PageMap::new(PAGES);
-            let mut model = vec![PageState::Missing; usize::try_from(PAGES).unwrap()];
-            for step in steps {
-                let slice = |start: u64, count: u64| {
-                    usize::try_from(start).unwrap()..usize::try_from(start + count).unwrap()
-                };
-                let replace = |model: &mut [PageState], from, to| {
-                    model.iter_mut().filter(|state| **state == from).for_each(|state| *state = to);
-                };
-                match step {
-                    Step::Claim(start, count) => {
-                        let model = &mut model[slice(start, count)];
-                        let expected = model.iter().take_while(|state| **state == PageState::Missing).count();
-                        model[..expected].fill(PageState::Requested);
-                        prop_assert_eq!(map.claim(pages(start, count)).count, expected as u64);
-                    }
-                    Step::Settle(start, count) => {
-                        replace(&mut model[slice(start, count)], PageState::Requested, PageState::Present);
-                        map.settle(pages(start, count));
-                    }
-                    Step::Release(start, count) => {
-                        replace(&mut model[slice(start, count)], PageState::Requested, PageState::Missing);
-                        map.release(pages(start, count));
-                    }
-                    Step::Remove(start, count) => {
-                        model[slice(start, count)].fill(PageState::Removed);
-                        map.remove(pages(start, count));
-                    }
-                    Step::NextMissing(start, count) => {
-                        let found = model[slice(start, count)].iter().position(|s| *s == PageState::Missing);
-                        let expected = found.map(|offset| PageIndex(start + offset as u64));
-                        prop_assert_eq!(map.next_missing(PageIndex(start), PageIndex(start + count)), expected);
-                    }
-                }
-                for (page, state) in (0..).zip(&model) {
-                    prop_assert_eq!(map.get(PageIndex(page)), *state);
-                }
-                for state in [PageState::Missing, PageState::Requested, PageState::Present, PageState::Removed] {
-                    let expected = model.iter().filter(|it| **it == state).count() as u64;
-                    prop_assert_eq!(map.count(state), expected);
-                }
-            }
-        }
-    }
+/// How many pages have their lower bit in `lows`.
+fn pages_in(lows: u64) -> u64 {
+    u64::from(lows.count_ones())
 }
+
+#[cfg(test)]
+mod interleavings;
+#[cfg(test)]
+mod tests;
