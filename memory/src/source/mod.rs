@@ -8,11 +8,26 @@
 //!          ◀─ complete(sink) ─────                 gives what has arrived; readiness() says when there is some
 //! ```
 //!
+//! Who fills in bulk on a thread of its own reads instead: a [`PageReader`] waits, and writes where it is told to.
+//! [`Reading`] makes a source of a reader.
+//!
+//! | room | what it is for |
+//! |---|---|
+//! | `zero` | fresh memory |
+//! | [`reader`] | [`PageReader`], and the source that reads when it is asked |
+//!
 //! Invariants, which the engine checks rather than trusts:
 //!
 //! - A source answers for what it was asked, once, and in whole pages.
 //! - `Zero` is said of pages that are zero, and of no others: the engine has no way to know better.
+//! - A batch is taken whole or not at all, and no source has more than [`QUEUED_REQUESTS_MAX`] requests waiting.
+//! - Demand is answered before prefetch, also within what is queued.
 
+mod buffer;
+mod lanes;
+#[cfg(any(test, feature = "testing"))]
+pub mod pattern;
+pub mod reader;
 mod zero;
 
 use std::io;
@@ -20,7 +35,11 @@ use std::os::fd::BorrowedFd;
 
 use crate::page::PageRange;
 
+pub use reader::{Content, PageReader, Reading};
 pub use zero::ZeroSource;
+
+/// How many requests may wait with one source: more than the engine has in flight.
+pub const QUEUED_REQUESTS_MAX: usize = 4096;
 
 /// Why somebody wants pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,6 +89,18 @@ pub enum SourceError {
         /// What was read.
         range: PageRange,
     },
+    /// The content is not what was saved.
+    #[error("the content of {range} is not what was saved: restore from another copy of the snapshot")]
+    Corrupt {
+        /// What was read.
+        range: PageRange,
+    },
+    /// There is no room for more requests.
+    #[error("{queued} requests wait at the source already: take answers before asking for more")]
+    QueueFull {
+        /// How many wait.
+        queued: usize,
+    },
     /// The source is gone.
     #[error("the source is gone: {0}")]
     Gone(String),
@@ -84,15 +115,23 @@ pub trait PageSource: Send {
     ///
     /// # Errors
     ///
+    /// [`SourceError::QueueFull`] where there is no room for the batch, of which nothing was taken then; another
     /// [`SourceError`] where nothing can be asked for any more.
     fn submit(&mut self, requests: &[PageRequest]) -> Result<(), SourceError>;
 
-    /// Gives what has arrived, without waiting for more.
+    /// Gives what has arrived, without waiting for more. Of prefetch it gives about 256 KiB at a time and keeps the
+    /// rest, so that a caller looks for new faults in between: see [`has_more`](Self::has_more).
     ///
     /// # Errors
     ///
     /// [`SourceError`] where nothing will arrive any more.
     fn complete(&mut self, sink: &mut dyn FnMut(PageReply<'_>)) -> Result<(), SourceError>;
+
+    /// Whether answers are there already, for the next [`complete`](Self::complete): who sleeps now sleeps for
+    /// nothing, and [`readiness`](Self::readiness) need not wake them.
+    fn has_more(&self) -> bool {
+        false
+    }
 
     /// What becomes readable when something has arrived; `None` where an answer is there as soon as it is asked for.
     fn readiness(&self) -> Option<BorrowedFd<'_>>;

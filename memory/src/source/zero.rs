@@ -28,6 +28,10 @@ impl PageSource for ZeroSource {
         Ok(())
     }
 
+    fn has_more(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
     fn readiness(&self) -> Option<BorrowedFd<'_>> {
         None
     }
