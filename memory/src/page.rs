@@ -159,6 +159,13 @@ impl PageRange {
         (Self { start: self.start, count }, rest)
     }
 
+    /// Each page of `size` in it. It is to be [whole](Self::is_whole) pages of that size.
+    pub fn wholes(self, size: PageSize) -> impl Iterator<Item = Self> {
+        let pages = size.base_pages();
+        (0..self.count / pages)
+            .map(move |nth| Self { start: PageIndex(self.start.0 + nth * pages), count: pages })
+    }
+
     /// Each of them.
     pub fn pages(self) -> impl DoubleEndedIterator<Item = PageIndex> {
         (self.start.0..self.end().0).map(PageIndex)
@@ -221,6 +228,8 @@ mod tests {
         let range = PageRange::between(PageIndex(500), PageIndex(1030));
         assert_eq!(range.widened(PageSize::Huge2M), PageRange::between(PageIndex(0), PageIndex(1536)));
         assert_eq!(range.narrowed(PageSize::Huge2M), PageRange::between(PageIndex(512), PageIndex(1024)));
+        let wholes: Vec<_> = range.widened(PageSize::Huge2M).wholes(PageSize::Huge2M).collect();
+        assert_eq!(wholes, [0, 512, 1024].map(|page| PageIndex(page).containing(PageSize::Huge2M)));
         assert_eq!(range.widened(PageSize::Base4K), range);
         assert_eq!(range.narrowed(PageSize::Base4K), range);
         assert!(PageRange::between(PageIndex(1), PageIndex(511)).narrowed(PageSize::Huge2M).is_empty());

@@ -4,42 +4,70 @@
 //!   fault ──▶ demand ──┐
 //!                      ├──▶ next ──▶ in flight ──▶ answered: what of it is still wanted
 //!   prefetch ──────────┘                 │
-//!                                        └─ failed ──▶ deferred ──▶ demand again, once its tick has come
+//!                                        ├─ failed ──▶ deferred ──▶ demand again, once its tick has come
+//!                                        └─ expire: what was not answered in time, to be failed or let go
 //! ```
+//!
+//! It works by *granule*, the page size of what backs the RAM. A granule is asked for, answered, failed and removed
+//! whole, and named by any of its pages. An answer for a part of one is ignored, as nothing can be placed with it: the
+//! granule stays in flight until all of it comes, or its time is over. A granule of which a part is removed is still
+//! wanted, as somebody may wait for the rest.
+//!
+//! The engine claims pages in the [map](crate::map) when they are asked for, so that no two threads ask for one: what is
+//! demanded before [`Scheduler::demand`], what is prefetched in the closure of [`Scheduler::next`]. Each claim comes back
+//! once: in `answered`, with a failure that is not tried again, in `expire` as prefetch, or by the removal.
 //!
 //! Invariants:
 //!
 //! - Demand goes strictly before prefetch.
-//! - A page is asked for once at a time, however many threads want it.
-//! - At most [`Limits::in_flight_pages_max`] prefetched pages are in flight; a demanded page waits for none of them.
+//! - A granule is asked for once at a time, however many threads want it.
+//! - At most [`Limits::in_flight_pages_max`] prefetched pages are in flight; a demanded one waits for none of them. One
+//!   that is demanded while it is prefetched is demand from then on, and is asked for as that if its time runs out.
 //! - What was removed is neither asked for nor waited for: an answer that comes all the same is unwanted.
-//! - A page that fails is tried again at most [`Limits::attempts_max`] times, each time after twice as many ticks.
+//! - A granule that fails is tried again at most [`Limits::attempts_max`] times, each time after twice as many ticks. An
+//!   answer that comes after all, in between, is welcome.
+//! - Nothing is in flight for longer than [`Limits::answer_ticks_max`].
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::page::{PageIndex, PageRange};
-use crate::source::{PageRequest, Priority};
+use crate::page::{PageIndex, PageRange, PageSize};
+use crate::source::Priority;
 
-/// Bounds on what is asked for.
+mod ahead;
+mod ask;
+mod ticks;
+
+use ahead::Ahead;
+
+/// Bounds on what is asked for. A tick is what the engine counts time in: the defaults mean milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// How many pages of prefetch may be in flight.
+    /// How many pages of prefetch may be in flight; one granule may always be.
     pub in_flight_pages_max: u64,
-    /// How many demanded pages may be known at a time: more faults are left with the kernel until there is room.
+    /// How many demanded granules may be known at a time: more faults are left with the kernel until there is room.
     pub demand_pages_max: usize,
     /// How many ranges may wait to be prefetched: the oldest give way.
     pub prefetch_ranges_max: usize,
-    /// How often a page is asked for before it is given up.
+    /// How often a granule is asked for before it is given up.
     pub attempts_max: u32,
+    /// How many ticks a source has for an answer.
+    pub answer_ticks_max: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { in_flight_pages_max: 2048, demand_pages_max: 1024, prefetch_ranges_max: 64, attempts_max: 6 }
+        Self {
+            in_flight_pages_max: 2048,
+            demand_pages_max: 1024,
+            prefetch_ranges_max: 64,
+            attempts_max: 6,
+            answer_ticks_max: 5_000,
+        }
     }
 }
 
-/// How a page goes on that could not be had.
+/// How a granule goes on that could not be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
     /// It is asked for again, at this tick or later.
@@ -50,13 +78,13 @@ pub enum Failure {
     Unwanted,
 }
 
-/// Where a demanded page is.
+/// Where a demanded granule is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     /// In the queue.
     Queued,
-    /// With the source.
-    InFlight,
+    /// With the source, since this tick.
+    InFlight(u64),
     /// Waiting for its tick.
     Deferred(u64),
 }
@@ -72,188 +100,142 @@ struct Demand {
 #[derive(Debug)]
 pub struct Scheduler {
     limits: Limits,
-    /// Every demanded page that is not placed yet.
+    granule: PageSize,
+    /// Every demanded granule that is not placed yet, by its first page.
     demand: BTreeMap<PageIndex, Demand>,
-    /// Demanded pages to be asked for, in the order in which they were wanted. It may name pages that were removed
-    /// since; `demand` is what counts.
+    /// Demanded granules to be asked for, in the order in which they were wanted. It may name some that were removed or
+    /// answered since; `demand` is what counts.
     queue: VecDeque<PageIndex>,
     prefetch: VecDeque<PageRange>,
-    /// Prefetched ranges that are with the source: few, and disjoint.
-    prefetching: Vec<PageRange>,
+    /// What is prefetched and with the source, without what is in `demand`.
+    ahead: Ahead,
+    /// No deferred granule is due before this tick. Looking at all of them can wait until then.
+    deferred_due: u64,
+    /// Nothing that is in flight is out of time before this tick.
+    answer_due: u64,
 }
 
 impl Scheduler {
-    /// One that nothing is wanted of.
+    /// One that nothing is wanted of. RAM is backed by pages of size `granule`.
     #[must_use]
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: Limits, granule: PageSize) -> Self {
+        let in_flight_pages_max = limits.in_flight_pages_max.max(granule.base_pages());
+        let answer_ticks_max = limits.answer_ticks_max.max(1);
         Self {
-            limits,
+            limits: Limits { in_flight_pages_max, answer_ticks_max, ..limits },
+            granule,
             demand: BTreeMap::new(),
             queue: VecDeque::new(),
             prefetch: VecDeque::new(),
-            prefetching: Vec::new(),
+            ahead: Ahead::default(),
+            deferred_due: u64::MAX,
+            answer_due: u64::MAX,
         }
     }
 
-    /// Whether another demanded page can be taken. Where not, faults are to be left with the kernel.
+    /// Whether another demanded granule can be taken. Where not, faults are to be left with the kernel.
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.demand.len() < self.limits.demand_pages_max
     }
 
-    /// Somebody waits for `page`. Says whether that is news.
+    /// Somebody waits for `page`. Says whether that is news of its granule.
     pub fn demand(&mut self, page: PageIndex) -> bool {
-        if self.demand.contains_key(&page) {
-            return false;
-        }
+        let granule = page.containing(self.granule);
+        let Entry::Vacant(entry) = self.demand.entry(granule.start) else { return false };
         // With the source already: its answer will serve.
-        let stage = if self.is_prefetching(page) { Stage::InFlight } else { Stage::Queued };
-        self.demand.insert(page, Demand { stage, attempts: u32::from(stage == Stage::InFlight) });
-        if stage == Stage::Queued {
-            self.queue.push_back(page);
+        if let Some((_, since)) = self.ahead.run_at(granule.start) {
+            entry.insert(Demand { stage: Stage::InFlight(since), attempts: 1 });
+            self.ahead.cut(granule, |_| {});
+        } else {
+            entry.insert(Demand { stage: Stage::Queued, attempts: 0 });
+            self.queue.push_back(granule.start);
         }
         true
     }
 
-    /// Somebody may want `range` soon.
+    /// Somebody may want `range` soon, and with it the granules that it touches.
     pub fn prefetch(&mut self, range: PageRange) {
-        if self.prefetch.len() == self.limits.prefetch_ranges_max {
-            self.prefetch.pop_front();
-        }
         if !range.is_empty() {
-            self.prefetch.push_back(range);
+            self.prefetch.push_back(range.widened(self.granule));
+            self.bound_prefetch();
         }
     }
 
     /// Pages were thrown away: nobody wants them any more.
     pub fn remove(&mut self, range: PageRange) {
-        self.demand.retain(|page, _| !range.contains(*page));
-        self.queue.retain(|page| !range.contains(*page));
+        let range = range.narrowed(self.granule);
+        let before = self.demand.len();
+        while let Some((page, _)) = self.demand.range(range.start..range.end()).next() {
+            let page = *page;
+            self.demand.remove(&page);
+        }
+        if self.demand.len() < before {
+            self.queue.retain(|page| !range.contains(*page));
+        }
         self.prefetch = self.prefetch.drain(..).flat_map(|queued| without(queued, range)).collect();
-        self.prefetching = self.prefetching.drain(..).flat_map(|asked| without(asked, range)).collect();
-    }
-
-    /// What to ask for now: all that is demanded, then prefetch as far as its limit goes. `is_missing` says of a page
-    /// whether it is still to be had: others may have placed it meanwhile.
-    pub fn next(&mut self, mut is_missing: impl FnMut(PageIndex) -> bool, requests: &mut Vec<PageRequest>) {
-        while let Some(page) = self.queue.pop_front() {
-            if let Some(demand) = self.demand.get_mut(&page) {
-                *demand = Demand { stage: Stage::InFlight, attempts: demand.attempts + 1 };
-                requests.push(PageRequest { range: page.alone(), priority: Priority::Demand });
-            }
-        }
-        while let Some(range) = self.prefetch.pop_front() {
-            let room = self.limits.in_flight_pages_max.saturating_sub(self.prefetching_pages());
-            if room == 0 {
-                return self.prefetch.push_front(range);
-            }
-            let (now, later) = range.split_at(room);
-            if !later.is_empty() {
-                self.prefetch.push_front(later);
-            }
-            self.ask_ahead(now, &mut is_missing, requests);
-        }
-    }
-
-    /// Asks for those pages of `range` that nobody asks for yet, in runs as long as they go.
-    fn ask_ahead(
-        &mut self,
-        range: PageRange,
-        is_missing: &mut impl FnMut(PageIndex) -> bool,
-        requests: &mut Vec<PageRequest>,
-    ) {
-        let mut run = PageRange { start: range.start, count: 0 };
-        for page in range.pages() {
-            let is_asked_for = self.demand.contains_key(&page) || self.is_prefetching(page);
-            if !is_asked_for && is_missing(page) {
-                run.count += 1;
-                continue;
-            }
-            self.ask_ahead_run(run, requests);
-            run = PageRange { start: PageIndex(page.0 + 1), count: 0 };
-        }
-        self.ask_ahead_run(run, requests);
-    }
-
-    fn ask_ahead_run(&mut self, run: PageRange, requests: &mut Vec<PageRequest>) {
-        if !run.is_empty() {
-            self.prefetching.push(run);
-            requests.push(PageRequest { range: run, priority: Priority::Prefetch });
-        }
+        self.bound_prefetch();
+        self.ahead.cut(range, |_| {});
+        self.forget_ticks_of_nothing();
     }
 
     /// The source has answered for `range`. Hands those runs of it to `wanted` that were asked for and are still
-    /// wanted, with whether somebody waits for a page of the run; each page belongs to one run. What is not handed
-    /// over was not asked for, was answered before, or was removed.
+    /// wanted, with whether somebody waits for the run; each granule belongs to one run. What is not handed over was
+    /// not asked for, was answered before, was removed, or is a part of a granule.
     pub fn answered(&mut self, range: PageRange, mut wanted: impl FnMut(PageRange, Priority)) {
-        for page in range.pages() {
-            let is_demanded = self.demand.get(&page).is_some_and(|demand| demand.stage == Stage::InFlight);
-            if is_demanded {
-                self.demand.remove(&page);
-                self.cut_prefetching(page.alone());
-                wanted(page.alone(), Priority::Demand);
+        let range = range.narrowed(self.granule);
+        let mut rest = range;
+        while let Some((page, demand)) = self.demand.range(rest.start..rest.end()).next() {
+            let granule = page.containing(self.granule);
+            let was_asked_for = demand.attempts > 0;
+            rest = PageRange::between(granule.end(), range.end());
+            if was_asked_for {
+                self.demand.remove(&granule.start);
+                wanted(granule, Priority::Demand);
             }
         }
-        let ahead: Vec<_> = self.prefetching.iter().map(|asked| asked.intersection(range)).collect();
-        self.cut_prefetching(range);
-        for run in ahead.into_iter().filter(|run| !run.is_empty()) {
-            wanted(run, Priority::Prefetch);
-        }
+        self.ahead.cut(range, |run| wanted(run, Priority::Prefetch));
+        self.forget_ticks_of_nothing();
     }
 
-    /// `page` could not be had, or not be placed, at tick `now`.
+    /// The granule of `page` could not be had, or not be placed, at tick `now`.
     pub fn failed(&mut self, page: PageIndex, now: u64) -> Failure {
-        self.cut_prefetching(page.alone());
-        let Some(demand) = self.demand.get_mut(&page) else { return Failure::Unwanted };
-        if demand.attempts >= self.limits.attempts_max {
-            self.demand.remove(&page);
-            return Failure::GivenUp;
-        }
-        let tick = now.saturating_add(1 << demand.attempts.min(62));
-        demand.stage = Stage::Deferred(tick);
-        Failure::RetryAt(tick)
-    }
-
-    /// Queues what is due at tick `now`; gives the tick of what is not due yet, the nearest first.
-    pub fn wake_deferred(&mut self, now: u64) -> Option<u64> {
-        let mut nearest = None;
-        for (page, demand) in &mut self.demand {
-            match demand.stage {
-                Stage::Deferred(tick) if tick <= now => {
-                    demand.stage = Stage::Queued;
-                    self.queue.push_back(*page);
-                }
-                Stage::Deferred(tick) => {
-                    nearest = Some(nearest.map_or(tick, |nearest: u64| nearest.min(tick)))
-                }
-                Stage::Queued | Stage::InFlight => {}
+        let granule = page.containing(self.granule);
+        let Some(demand) = self.demand.get_mut(&granule.start) else {
+            self.ahead.cut(granule, |_| {});
+            return Failure::Unwanted;
+        };
+        match demand.stage {
+            // A source that says so twice does not put the next attempt off.
+            Stage::Queued => Failure::RetryAt(now),
+            Stage::Deferred(tick) => Failure::RetryAt(tick),
+            Stage::InFlight(_) if demand.attempts >= self.limits.attempts_max => {
+                self.demand.remove(&granule.start);
+                Failure::GivenUp
+            }
+            Stage::InFlight(_) => {
+                let tick = now.saturating_add(1 << demand.attempts.min(62));
+                demand.stage = Stage::Deferred(tick);
+                self.deferred_due = self.deferred_due.min(tick);
+                Failure::RetryAt(tick)
             }
         }
-        nearest
     }
 
     /// Whether nothing is wanted and nothing in flight.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.demand.is_empty() && self.prefetch.is_empty() && self.prefetching.is_empty()
+        self.demand.is_empty() && self.prefetch.is_empty() && self.ahead.is_empty()
     }
 
-    /// Every page that somebody waits for.
+    /// Every granule that somebody waits for, by its first page.
     pub fn demanded(&self) -> impl Iterator<Item = PageIndex> {
         self.demand.keys().copied()
     }
 
-    fn is_prefetching(&self, page: PageIndex) -> bool {
-        self.prefetching.iter().any(|asked| asked.contains(page))
-    }
-
-    fn prefetching_pages(&self) -> u64 {
-        self.prefetching.iter().map(|asked| asked.count).sum()
-    }
-
-    fn cut_prefetching(&mut self, range: PageRange) {
-        if self.prefetching.iter().any(|asked| !asked.intersection(range).is_empty()) {
-            self.prefetching = self.prefetching.drain(..).flat_map(|asked| without(asked, range)).collect();
+    fn bound_prefetch(&mut self) {
+        while self.prefetch.len() > self.limits.prefetch_ranges_max {
+            self.prefetch.pop_front();
         }
     }
 }
@@ -269,5 +251,7 @@ fn without(range: PageRange, cut: PageRange) -> impl Iterator<Item = PageRange> 
     pieces.into_iter().filter(|piece| !piece.is_empty())
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

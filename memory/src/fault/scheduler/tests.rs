@@ -1,20 +1,32 @@
-use std::collections::{BTreeMap, BTreeSet};
-
-use proptest::prelude::*;
-
 use super::*;
+use crate::source::PageRequest;
 
-const LIMITS: Limits =
-    Limits { in_flight_pages_max: 16, demand_pages_max: 8, prefetch_ranges_max: 4, attempts_max: 3 };
+const LIMITS: Limits = Limits {
+    in_flight_pages_max: 16,
+    demand_pages_max: 8,
+    prefetch_ranges_max: 4,
+    attempts_max: 3,
+    answer_ticks_max: 50,
+};
 
 fn pages(start: u64, count: u64) -> PageRange {
     PageRange { start: PageIndex(start), count }
 }
 
 fn ask(scheduler: &mut Scheduler) -> Vec<PageRequest> {
+    ask_at(scheduler, 0)
+}
+
+fn ask_at(scheduler: &mut Scheduler, now: u64) -> Vec<PageRequest> {
     let mut requests = Vec::new();
-    scheduler.next(|_| true, &mut requests);
+    scheduler.next(now, |_| true, &mut requests);
     requests
+}
+
+fn expire(scheduler: &mut Scheduler, now: u64) -> Vec<(PageRange, Priority)> {
+    let mut expired = Vec::new();
+    scheduler.expire(now, |run, priority| expired.push((run, priority)));
+    expired
 }
 
 fn answer(scheduler: &mut Scheduler, range: PageRange) -> Vec<(PageRange, Priority)> {
@@ -29,7 +41,7 @@ fn request(range: PageRange, priority: Priority) -> PageRequest {
 
 #[test]
 fn demand_goes_first_and_each_page_once() {
-    let mut scheduler = Scheduler::new(LIMITS);
+    let mut scheduler = Scheduler::new(LIMITS, PageSize::Base4K);
     scheduler.prefetch(pages(0, 8));
     assert!(scheduler.demand(PageIndex(3)));
     assert!(!scheduler.demand(PageIndex(3)), "a second thread on the page is no second request");
@@ -44,7 +56,7 @@ fn demand_goes_first_and_each_page_once() {
 
 #[test]
 fn a_fault_on_what_is_prefetched_waits_for_that_answer() {
-    let mut scheduler = Scheduler::new(LIMITS);
+    let mut scheduler = Scheduler::new(LIMITS, PageSize::Base4K);
     scheduler.prefetch(pages(0, 4));
     assert_eq!(ask(&mut scheduler).len(), 1);
     assert!(scheduler.demand(PageIndex(2)));
@@ -61,7 +73,7 @@ fn a_fault_on_what_is_prefetched_waits_for_that_answer() {
 
 #[test]
 fn answers_nobody_asked_for_and_second_answers_are_unwanted() {
-    let mut scheduler = Scheduler::new(LIMITS);
+    let mut scheduler = Scheduler::new(LIMITS, PageSize::Base4K);
     scheduler.demand(PageIndex(1));
     assert!(answer(&mut scheduler, pages(0, 4)).is_empty(), "it was not asked for yet");
     ask(&mut scheduler);
@@ -71,7 +83,7 @@ fn answers_nobody_asked_for_and_second_answers_are_unwanted() {
 
 #[test]
 fn what_is_removed_is_forgotten_wherever_it_was() {
-    let mut scheduler = Scheduler::new(LIMITS);
+    let mut scheduler = Scheduler::new(LIMITS, PageSize::Base4K);
     scheduler.prefetch(pages(0, 4));
     scheduler.demand(PageIndex(10));
     ask(&mut scheduler);
@@ -90,7 +102,7 @@ fn what_is_removed_is_forgotten_wherever_it_was() {
 
 #[test]
 fn prefetch_has_a_limit_and_demand_does_not_wait_for_it() {
-    let mut scheduler = Scheduler::new(LIMITS);
+    let mut scheduler = Scheduler::new(LIMITS, PageSize::Base4K);
     scheduler.prefetch(pages(0, 100));
     assert_eq!(ask(&mut scheduler), [request(pages(0, 16), Priority::Prefetch)]);
     scheduler.demand(PageIndex(50));
@@ -101,17 +113,18 @@ fn prefetch_has_a_limit_and_demand_does_not_wait_for_it() {
 
 #[test]
 fn failures_are_tried_again_ever_later_and_given_up() {
-    let mut scheduler = Scheduler::new(LIMITS);
+    let mut scheduler = Scheduler::new(LIMITS, PageSize::Base4K);
     let page = PageIndex(7);
     scheduler.demand(page);
     let mut now = 100;
     for wait in [2, 4] {
-        assert_eq!(ask(&mut scheduler).len(), 1);
+        assert_eq!(ask_at(&mut scheduler, now).len(), 1);
         assert_eq!(scheduler.failed(page, now), Failure::RetryAt(now + wait));
+        assert_eq!(scheduler.failed(page, now + 1), Failure::RetryAt(now + wait), "twice is not later");
         assert_eq!(scheduler.wake_deferred(now), Some(now + wait));
         assert!(ask(&mut scheduler).is_empty(), "not before its tick");
         now += wait;
-        assert_eq!(scheduler.wake_deferred(now), None);
+        scheduler.wake_deferred(now);
     }
     assert_eq!(ask(&mut scheduler).len(), 1);
     assert_eq!(scheduler.failed(page, now), Failure::GivenUp);
@@ -119,114 +132,76 @@ fn failures_are_tried_again_ever_later_and_given_up() {
     assert_eq!(scheduler.failed(page, now), Failure::Unwanted);
 }
 
-#[derive(Debug, Clone)]
-enum Step {
-    Demand(u64),
-    Prefetch(u64, u64),
-    Remove(u64, u64),
-    Next,
-    Answer(u64, u64),
-    Fail(u64),
-    Tick(u64),
+#[test]
+fn what_is_not_answered_in_time_is_failed_or_let_go() {
+    let mut scheduler = Scheduler::new(LIMITS, PageSize::Base4K);
+    assert_eq!(scheduler.next_tick(), None);
+    scheduler.prefetch(pages(0, 16));
+    scheduler.demand(PageIndex(100));
+    ask_at(&mut scheduler, 10);
+    scheduler.demand(PageIndex(3));
+    scheduler.demand(PageIndex(101));
+    ask_at(&mut scheduler, 20);
+    assert_eq!(scheduler.next_tick(), Some(60));
+    assert!(expire(&mut scheduler, 59).is_empty());
+    let expected = [
+        (pages(3, 1), Priority::Demand),
+        (pages(100, 1), Priority::Demand),
+        (pages(0, 3), Priority::Prefetch),
+        (pages(4, 12), Priority::Prefetch),
+    ];
+    assert_eq!(expire(&mut scheduler, 60), expected);
+    assert_eq!(scheduler.failed(PageIndex(3), 60), Failure::RetryAt(62));
+    assert_eq!(scheduler.next_tick(), Some(62));
+    assert_eq!(answer(&mut scheduler, pages(4, 12)), [], "nobody waits for it");
+    assert_eq!(answer(&mut scheduler, pages(3, 1)), [(pages(3, 1), Priority::Demand)], "late, but welcome");
+    scheduler.prefetch(pages(200, 16));
+    assert_eq!(
+        ask_at(&mut scheduler, 61),
+        [request(pages(200, 16), Priority::Prefetch)],
+        "the limit is free again"
+    );
 }
 
-const PAGES: u64 = 40;
-
-fn step() -> impl Strategy<Value = Step> {
-    let range = || (0..PAGES).prop_flat_map(|start| (Just(start), 0..=PAGES - start));
-    prop_oneof![
-        3 => (0..PAGES).prop_map(Step::Demand),
-        2 => range().prop_map(|(start, count)| Step::Prefetch(start, count)),
-        1 => range().prop_map(|(start, count)| Step::Remove(start, count)),
-        4 => Just(Step::Next),
-        3 => range().prop_map(|(start, count)| Step::Answer(start, count)),
-        1 => (0..PAGES).prop_map(Step::Fail),
-        1 => (0..40_u64).prop_map(Step::Tick),
-    ]
-}
-
-/// What has to be true, told by sets: who waits, and what the source was asked for and has not answered.
-#[derive(Debug, Default)]
-struct Model {
-    waiting: BTreeSet<u64>,
-    asked: BTreeSet<u64>,
-    attempts: BTreeMap<u64, u32>,
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
-
-    #[test]
-    fn nobody_waits_for_ever_and_nothing_is_asked_for_twice(steps in proptest::collection::vec(step(), 0..80)) {
-        let mut scheduler = Scheduler::new(LIMITS);
-        let mut model = Model::default();
-        let mut now = 0;
-        for step in steps {
-            match step {
-                Step::Demand(page) => {
-                    if scheduler.has_room() {
-                        prop_assert_eq!(scheduler.demand(PageIndex(page)), model.waiting.insert(page));
-                    } else {
-                        prop_assert!(model.waiting.len() >= LIMITS.demand_pages_max);
-                    }
-                }
-                Step::Prefetch(start, count) => scheduler.prefetch(pages(start, count)),
-                Step::Remove(start, count) => {
-                    scheduler.remove(pages(start, count));
-                    for page in start..start + count {
-                        model.waiting.remove(&page);
-                        model.asked.remove(&page);
-                        model.attempts.remove(&page);
-                    }
-                }
-                Step::Next => {
-                    let mut last = Priority::Demand;
-                    for request in ask(&mut scheduler) {
-                        prop_assert!(request.priority <= last, "demand comes first");
-                        last = request.priority;
-                        for page in request.range.pages() {
-                            prop_assert!(model.asked.insert(page.0), "page {} is asked for twice", page.0);
-                        }
-                    }
-                }
-                Step::Answer(start, count) => {
-                    let mut placed = BTreeSet::new();
-                    for (run, priority) in answer(&mut scheduler, pages(start, count)) {
-                        for page in run.pages() {
-                            prop_assert!(model.asked.remove(&page.0), "page {} was not asked for", page.0);
-                            prop_assert!(placed.insert(page.0), "page {} is handed over twice", page.0);
-                            let was_waited_for = model.waiting.remove(&page.0);
-                            prop_assert_eq!(was_waited_for, priority == Priority::Demand);
-                        }
-                    }
-                    prop_assert!(model.asked.range(start..start + count).next().is_none(), "an answer was lost");
-                }
-                Step::Fail(page) if model.asked.contains(&page) => {
-                    model.asked.remove(&page);
-                    match scheduler.failed(PageIndex(page), now) {
-                        Failure::RetryAt(tick) => prop_assert!(tick > now && model.waiting.contains(&page)),
-                        Failure::GivenUp => prop_assert!(model.waiting.remove(&page)),
-                        Failure::Unwanted => prop_assert!(!model.waiting.contains(&page)),
-                    }
-                }
-                Step::Fail(_) => {}
-                Step::Tick(ticks) => {
-                    now += ticks;
-                    scheduler.wake_deferred(now);
-                }
-            }
-            let waiting: BTreeSet<_> = scheduler.demanded().map(|page| page.0).collect();
-            prop_assert_eq!(&waiting, &model.waiting);
-        }
-        // Whoever still waits is served once time passes and the source answers.
-        for _ in 0..LIMITS.attempts_max + 1 {
-            now += 1 << 20;
-            scheduler.wake_deferred(now);
-            for request in ask(&mut scheduler) {
-                answer(&mut scheduler, request.range);
-            }
-            answer(&mut scheduler, pages(0, PAGES));
-        }
-        prop_assert_eq!(scheduler.demanded().count(), 0);
+#[test]
+fn what_nobody_fails_is_told_of_again() {
+    let mut scheduler = Scheduler::new(LIMITS, PageSize::Base4K);
+    scheduler.demand(PageIndex(1));
+    ask_at(&mut scheduler, 0);
+    for now in [50, 100, 150] {
+        assert_eq!(scheduler.next_tick(), Some(now));
+        assert_eq!(expire(&mut scheduler, now), [(pages(1, 1), Priority::Demand)]);
     }
+    answer(&mut scheduler, pages(1, 1));
+    assert_eq!(scheduler.next_tick(), None);
+}
+
+#[test]
+fn huge_pages_are_asked_for_and_answered_whole() {
+    let mut scheduler = Scheduler::new(LIMITS, PageSize::Huge2M);
+    assert!(scheduler.demand(PageIndex(700)));
+    assert!(!scheduler.demand(PageIndex(600)), "it is of the same huge page");
+    scheduler.prefetch(pages(1000, 100));
+    let expected =
+        [request(pages(512, 512), Priority::Demand), request(pages(1024, 512), Priority::Prefetch)];
+    assert_eq!(ask(&mut scheduler), expected, "one is prefetched whatever the limit is");
+    assert!(answer(&mut scheduler, pages(512, 511)).is_empty(), "a part of one cannot be placed");
+    scheduler.remove(pages(512, 511));
+    let expected = [(pages(512, 512), Priority::Demand), (pages(1024, 512), Priority::Prefetch)];
+    assert_eq!(answer(&mut scheduler, pages(500, 2000)), expected, "what is removed in part is still wanted");
+    scheduler.demand(PageIndex(5));
+    scheduler.remove(pages(0, 512));
+    assert!(scheduler.is_idle() && ask(&mut scheduler).is_empty());
+}
+
+#[test]
+fn removals_do_not_make_more_ranges_to_prefetch_than_there_may_be() {
+    let mut scheduler = Scheduler::new(LIMITS, PageSize::Base4K);
+    for _ in 0..LIMITS.prefetch_ranges_max {
+        scheduler.prefetch(pages(0, 100));
+    }
+    for page in 0..50 {
+        scheduler.remove(pages(page * 2, 1));
+    }
+    assert!(scheduler.prefetch.len() <= LIMITS.prefetch_ranges_max);
 }
