@@ -205,3 +205,25 @@ fn removals_do_not_make_more_ranges_to_prefetch_than_there_may_be() {
     }
     assert!(scheduler.prefetch.len() <= LIMITS.prefetch_ranges_max);
 }
+
+#[test]
+fn what_is_answered_late_and_wanted_again_is_asked_for_once() {
+    let mut scheduler = Scheduler::new(LIMITS, PageSize::Base4K);
+    scheduler.demand(PageIndex(1));
+    ask(&mut scheduler);
+    scheduler.failed(PageIndex(1), 0);
+    scheduler.wake_deferred(10);
+    assert_eq!(answer(&mut scheduler, pages(1, 1)), [(pages(1, 1), Priority::Demand)]);
+    assert!(scheduler.demand(PageIndex(1)), "it was thrown away again, say");
+    assert_eq!(ask(&mut scheduler), [request(pages(1, 1), Priority::Demand)]);
+}
+
+#[test]
+fn a_limit_that_is_no_whole_number_of_huge_pages_loses_none() {
+    let limits = Limits { in_flight_pages_max: 1300, ..LIMITS };
+    let mut scheduler = Scheduler::new(limits, PageSize::Huge2M);
+    scheduler.prefetch(pages(0, 2048));
+    assert_eq!(ask(&mut scheduler), [request(pages(0, 1024), Priority::Prefetch)]);
+    answer(&mut scheduler, pages(0, 1024));
+    assert_eq!(ask(&mut scheduler), [request(pages(1024, 1024), Priority::Prefetch)]);
+}
