@@ -111,7 +111,8 @@ fn translate(event: RawEvent, base: u64) -> Option<Event> {
     }
 }
 
-fn into_io(error: userfaultfd::Error) -> io::Error {
+/// The error number that the crate wraps.
+pub(super) fn into_io(error: userfaultfd::Error) -> io::Error {
     match error {
         userfaultfd::Error::SystemError(errno) => io::Error::from_raw_os_error(errno as i32),
         other => io::Error::other(other),

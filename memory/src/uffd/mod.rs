@@ -23,6 +23,7 @@ mod features;
 mod ioctl;
 mod open;
 mod pagemap;
+mod placed;
 mod probe;
 mod registered;
 
@@ -30,8 +31,9 @@ pub use events::{Access, Event, EventBuffer, Fault, FaultKind};
 pub use features::{Feature, Features};
 pub use open::{OpenError, Opened, open};
 pub use pagemap::{PagemapScan, ScanError};
+pub use placed::{Placed, Stop, Wake};
 pub use probe::{Probe, probe};
-pub use registered::{Modes, Placed, RegisterError, Registered, Stop, Wake};
+pub use registered::{Modes, RegisterError, Registered};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

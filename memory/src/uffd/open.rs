@@ -76,13 +76,35 @@ pub fn open(features: Features) -> Result<OwnedFd, OpenError> {
         // The handshake names no culprit; a second descriptor, asked for nothing, tells what there is.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
             let there = ioctl::api(fresh()?.fd.as_raw_fd(), 0).map_err(OpenError::Handshake)?;
-            let missing = features.without(Features::from_bits(there));
-            if missing.is_empty() {
-                Err(OpenError::Handshake(error))
-            } else {
-                Err(OpenError::Lacks { missing })
-            }
+            Err(refusal(error, features, Features::from_bits(there)))
         }
         Err(error) => Err(OpenError::Handshake(error)),
+    }
+}
+
+/// What is missing where a kernel that has `there` refuses `wanted`.
+fn refusal(error: io::Error, wanted: Features, there: Features) -> OpenError {
+    let missing = wanted.without(there);
+    if missing.is_empty() { OpenError::Handshake(error) } else { OpenError::Lacks { missing } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::uffd::Feature;
+
+    #[test]
+    fn an_old_kernel_is_told_by_what_it_lacks_and_since_when_there_is_it() {
+        let there = Features::NONE.with(Feature::EVENT_REMOVE);
+        let new = [Feature::WRITE_PROTECT, Feature::MINOR_SHMEM, Feature::POISON, Feature::MOVE];
+        let wanted = new.into_iter().fold(there, Features::with);
+        let error = refusal(io::ErrorKind::InvalidInput.into(), wanted, there);
+        assert_eq!(
+            error.to_string(),
+            "this kernel's userfaultfd lacks pagefault_flag_wp (Linux 5.7), minor_shmem (Linux 5.14), \
+             poison (Linux 6.6), move (Linux 6.8): use a newer one"
+        );
+        let odd = refusal(io::ErrorKind::InvalidInput.into(), there, there);
+        assert!(matches!(odd, OpenError::Handshake(_)), "{odd}");
     }
 }

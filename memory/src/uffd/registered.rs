@@ -10,7 +10,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawF
 use userfaultfd::{RegisterMode, Uffd};
 
 use super::events::{self, Event, EventBuffer};
-use super::ioctl::{self, Answer, mode};
+use super::ioctl::{self, mode};
+use super::placed::{Placed, Wake};
 use crate::page::PageRange;
 use crate::ram::GuestRam;
 
@@ -25,94 +26,6 @@ pub struct Modes {
     pub minor: bool,
 }
 
-/// Whether threads that wait for the pages go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wake {
-    /// They do.
-    Now,
-    /// They wait for a wake of its own.
-    Later,
-}
-
-impl Wake {
-    const fn bit(self) -> u64 {
-        match self {
-            Self::Now => 0,
-            Self::Later => mode::DONTWAKE,
-        }
-    }
-}
-
-/// What stopped the kernel before the end of a range.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum Stop {
-    /// `EAGAIN`: what follows has a page already, or the mappings are changing, for example because a removal is
-    /// unread. Asking for the rest tells which.
-    #[error("try again")]
-    Again,
-    /// `EEXIST`: the page is there already. Nobody was woken.
-    #[error("the page is there already")]
-    Exists,
-    /// `ENOENT`: the range is not registered, or not for this.
-    #[error("the memory is not registered for this")]
-    NotRegistered,
-    /// `ESRCH`: the process whose memory it is has ended.
-    #[error("the process is gone")]
-    ProcessGone,
-    /// `EFAULT`: the source cannot be read; of CONTINUE, that the page cache has no such page.
-    #[error("there is no page to place")]
-    NoSource,
-    /// `ENOMEM`: the host has no memory.
-    #[error("the host is out of memory")]
-    NoMemory,
-    /// `EBUSY`: a page to be moved is in use elsewhere.
-    #[error("the page is in use")]
-    Busy,
-    /// `EINVAL`: not with this memory, or not on this kernel.
-    #[error("this memory or kernel does not support it")]
-    Unsupported,
-    /// Any other error number.
-    #[error("error number {0}")]
-    Other(i32),
-}
-
-impl Stop {
-    const fn of(errno: i32) -> Self {
-        match errno {
-            libc::EAGAIN => Self::Again,
-            libc::EEXIST => Self::Exists,
-            libc::ENOENT => Self::NotRegistered,
-            libc::ESRCH => Self::ProcessGone,
-            libc::EFAULT => Self::NoSource,
-            libc::ENOMEM => Self::NoMemory,
-            libc::EBUSY => Self::Busy,
-            libc::EINVAL => Self::Unsupported,
-            other => Self::Other(other),
-        }
-    }
-}
-
-/// How far the kernel came with a range.
-#[must_use = "what is not placed has somebody waiting for it"]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Placed {
-    /// How many pages, from its start.
-    pub pages: u64,
-    /// What stopped it before the end.
-    pub stop: Option<Stop>,
-}
-
-impl Placed {
-    fn of(range: PageRange, answer: Answer) -> Self {
-        if answer.errno == 0 {
-            return Self { pages: range.count, stop: None };
-        }
-        // A negative count repeats the error.
-        let bytes = u64::try_from(answer.done).unwrap_or(0);
-        Self { pages: bytes / crate::page::PageSize::Base4K.bytes(), stop: Some(Stop::of(answer.errno)) }
-    }
-}
-
 /// Why memory could not be registered.
 #[derive(Debug, thiserror::Error)]
 pub enum RegisterError {
@@ -120,7 +33,7 @@ pub enum RegisterError {
     #[error("memory cannot be registered for nothing: name at least one kind of fault")]
     NoModes,
     /// It is registered with another userfaultfd.
-    #[error("guest memory is registered with another userfaultfd: only one can serve it")]
+    #[error("guest memory is registered with another userfaultfd: end the other registration first")]
     Busy,
     /// This kernel cannot do it for this kind of memory.
     #[error(
@@ -255,7 +168,7 @@ impl Registered {
     pub fn wake(&self, range: PageRange) -> io::Result<()> {
         self.check(range);
         let (start, len) = self.pointer(range);
-        self.uffd.wake(start, len).map_err(io::Error::other)
+        self.uffd.wake(start, len).map_err(events::into_io)
     }
 
     /// Ends the registration, and lets everyone who waits go on. Pages that are missing are zero from then on: only
@@ -266,9 +179,9 @@ impl Registered {
     /// What the kernel answers.
     pub fn unregister(&self) -> io::Result<()> {
         let (start, len) = self.whole();
-        self.uffd.unregister(start, len).map_err(io::Error::other)?;
+        self.uffd.unregister(start, len).map_err(events::into_io)?;
         // Unregistering wakes those who miss a page, and not those who wait to write one.
-        self.uffd.wake(start, len).map_err(io::Error::other)
+        self.uffd.wake(start, len).map_err(events::into_io)
     }
 
     fn raw(&self) -> RawFd {
@@ -276,7 +189,10 @@ impl Registered {
     }
 
     fn check(&self, range: PageRange) {
-        assert!(range.end() <= self.ram.page_count_end(), "{range} are not all in guest memory");
+        let (PageRange { start, count }, end) = (range, self.ram.page_count_end());
+        // Not by the range's end, which may not fit 64 bits.
+        let is_inside = start <= end && count <= PageRange::between(start, end).count;
+        assert!(is_inside, "{count} pages at page {} are not all in guest memory", start.0);
     }
 
     fn address(&self, range: PageRange) -> u64 {
@@ -297,10 +213,7 @@ impl Registered {
 }
 
 fn refused(error: userfaultfd::Error) -> RegisterError {
-    let error = match error {
-        userfaultfd::Error::SystemError(errno) => io::Error::from_raw_os_error(errno as i32),
-        other => io::Error::other(other),
-    };
+    let error = events::into_io(error);
     match error.raw_os_error() {
         Some(libc::EBUSY) => RegisterError::Busy,
         Some(libc::EINVAL) => RegisterError::Unsupported,
