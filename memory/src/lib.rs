@@ -5,6 +5,7 @@
 //!
 //! | room | what it is for |
 //! |---|---|
+//! | [`dirty`] | which pages were written since last asked |
 //! | [`fault`] | from a fault to a page: what to ask for next |
 //! | [`source`] | where pages come from |
 //! | [`map`] | what is known of each page, in two bits |
@@ -13,6 +14,7 @@
 //! | [`uffd`] | userfaultfd: what the kernel has, registered RAM, the verbs that place pages |
 //! | [`staging`] | huge pages that are filled here and moved into a guest whole |
 
+pub mod dirty;
 pub mod fault;
 pub mod map;
 pub mod page;

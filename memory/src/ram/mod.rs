@@ -132,6 +132,14 @@ impl GuestRam {
         PageIndex::at_offset(self.size_bytes())
     }
 
+    /// Panics where `range` is not all in this RAM: addresses are made from it next.
+    pub(crate) fn assert_has(&self, range: PageRange) {
+        let (PageRange { start, count }, end) = (range, self.page_count_end());
+        // Not by the range's end, which may not fit 64 bits.
+        let is_inside = start <= end && count <= PageRange::between(start, end).count;
+        assert!(is_inside, "{count} pages at page {} are not all in guest memory", start.0);
+    }
+
     /// Throws the content of pages away: their memory is the host's, and they are zero when they are touched again.
     /// [Watchers](Self::watch_discards) are told before and after.
     ///

@@ -8,6 +8,8 @@
 //!      └─ ioctls: COPY ZEROPAGE CONTINUE MOVE POISON WRITEPROTECT WAKE, each answered by a [`Placed`]
 //! ```
 //!
+//! What a kernel can do is looked at by [`probe()`], and what is done with it is decided in [`Choice`].
+//!
 //! The crate `userfaultfd` registers ranges, reads events and wakes. The ioctls that place pages are made here: it
 //! turns their partial results into errors, and knows neither the modes and verbs since Linux 5.14 nor that a
 //! negative result is an error number.
@@ -18,6 +20,7 @@
 //!   that is something else.
 //! - Every answer of the kernel is a value: how far it came, and what stopped it.
 
+mod choice;
 mod events;
 mod features;
 mod ioctl;
@@ -27,6 +30,7 @@ mod placed;
 mod probe;
 mod registered;
 
+pub use choice::{Choice, LosePage, PlaceChunk, TrackWrites};
 pub use events::{Access, Event, EventBuffer, Fault, FaultKind};
 pub use features::{Feature, Features};
 pub use open::{OpenError, Opened, open};

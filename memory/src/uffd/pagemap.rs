@@ -58,6 +58,9 @@ pub enum ScanError {
     /// This kernel cannot scan.
     #[error("this kernel has no PAGEMAP_SCAN: it needs Linux 6.7")]
     Unsupported,
+    /// It came no further.
+    #[error("the kernel's scan does not go past page {}: name whole pages of hugetlb memory", .0.0)]
+    Stuck(PageIndex),
     /// It refused.
     #[error("the kernel refused to scan guest memory (written pages need WP_ASYNC)")]
     Kernel(#[source] io::Error),
@@ -106,7 +109,7 @@ impl PagemapScan {
         range: PageRange,
         sink: &mut dyn FnMut(PageRange),
     ) -> Result<(), ScanError> {
-        assert!(range.end() <= ram.page_count_end(), "{range} are not all in guest memory");
+        ram.assert_has(range);
         let base = ram.base_address();
         let mut regions = [Region::default(); RANGES_MAX];
         request.size = size_of::<ScanArg>() as u64;
@@ -123,8 +126,9 @@ impl PagemapScan {
                 let page = |address: u64| PageIndex::at_offset(address - base);
                 sink(PageRange::between(page(region.start), page(region.end)));
             }
+            // The kernel stops without a word at what it cannot do, a part of a hugetlb page for one.
             if request.walk_end <= request.start {
-                break;
+                return Err(ScanError::Stuck(PageIndex::at_offset(request.start - base)));
             }
         }
         Ok(())

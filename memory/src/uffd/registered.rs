@@ -166,7 +166,7 @@ impl Registered {
     ///
     /// What the kernel answers.
     pub fn wake(&self, range: PageRange) -> io::Result<()> {
-        self.check(range);
+        self.ram.assert_has(range);
         let (start, len) = self.pointer(range);
         self.uffd.wake(start, len).map_err(events::into_io)
     }
@@ -188,15 +188,8 @@ impl Registered {
         self.uffd.as_raw_fd()
     }
 
-    fn check(&self, range: PageRange) {
-        let (PageRange { start, count }, end) = (range, self.ram.page_count_end());
-        // Not by the range's end, which may not fit 64 bits.
-        let is_inside = start <= end && count <= PageRange::between(start, end).count;
-        assert!(is_inside, "{count} pages at page {} are not all in guest memory", start.0);
-    }
-
     fn address(&self, range: PageRange) -> u64 {
-        self.check(range);
+        self.ram.assert_has(range);
         self.ram.base_address() + range.start.offset()
     }
 

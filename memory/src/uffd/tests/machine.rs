@@ -33,6 +33,11 @@ impl Setting {
         fs::write(&path, value)?;
         Ok(Self { path, before })
     }
+
+    fn put_back_to(mut self, before: String) -> Self {
+        self.before = before;
+        self
+    }
 }
 
 impl Drop for Setting {
@@ -62,8 +67,12 @@ impl HugePages {
         if free() >= count {
             return Some(Self { _setting: None, _turn: turn });
         }
-        let wanted = (number("nr_hugepages") + count).to_string();
-        match Setting::set(&turn, &format!("{pool}/nr_hugepages"), &wanted) {
+        // Pages that the test before this has not given back yet are counted, and go by themselves: they must not be
+        // made lasting when the number is put back.
+        let all = number("nr_hugepages");
+        let lasting = all - number("surplus_hugepages");
+        let setting = Setting::set(&turn, &format!("{pool}/nr_hugepages"), &(all + count).to_string());
+        match setting.map(|setting| setting.put_back_to(lasting.to_string())) {
             Ok(setting) if free() >= count => return Some(Self { _setting: Some(setting), _turn: turn }),
             Ok(_) => println!("NOT TESTED: the machine has no {count} huge pages of 2 MiB in one piece"),
             Err(error) => println!("NOT TESTED: huge pages cannot be reserved: {error}"),

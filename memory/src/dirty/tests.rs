@@ -1,0 +1,217 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use vm_memory::{Bytes, GuestAddress};
+
+use super::*;
+use crate::ram::{Backing, RamRange, Sharing};
+use crate::uffd::RegisterError;
+use crate::uffd::tests::machine::HugePages;
+
+const CHUNKS: u64 = 4;
+const BACKINGS: [Backing; 5] = [
+    Backing::Anonymous { transparent_huge_pages: false },
+    Backing::Anonymous { transparent_huge_pages: true },
+    Backing::Memfd { transparent_huge_pages: false },
+    Backing::Memfd { transparent_huge_pages: true },
+    Backing::MemfdPrivate,
+];
+
+fn ram(backing: Backing) -> GuestRam {
+    let range = RamRange { gpa: GuestAddress(0), size_bytes: CHUNKS << 21 };
+    GuestRam::new(&[range], backing).unwrap()
+}
+
+fn pages(start: u64, end: u64) -> PageRange {
+    PageRange::between(PageIndex(start), PageIndex(end))
+}
+
+fn page(index: u64) -> PageRange {
+    PageIndex(index).alone()
+}
+
+fn address(index: u64) -> GuestAddress {
+    GuestAddress(PageIndex(index).offset())
+}
+
+fn write(ram: &GuestRam, index: u64) {
+    ram.write_obj(0x55_u8, address(index)).unwrap();
+}
+
+fn taken_of(tracker: &WriteTracker, range: PageRange) -> Vec<PageRange> {
+    let mut found = Vec::new();
+    tracker.take(range, &mut |range| found.push(range)).unwrap();
+    found
+}
+
+fn taken(tracker: &WriteTracker) -> Vec<PageRange> {
+    taken_of(tracker, tracker.ram().pages())
+}
+
+/// A tracker over RAM whose first and second chunk were written before it began.
+fn started(backing: Backing) -> (GuestRam, WriteTracker) {
+    let ram = ram(backing);
+    (0..1024).for_each(|index| write(&ram, index));
+    let tracker = WriteTracker::start(&ram).unwrap();
+    assert_eq!(taken(&tracker), [], "{backing:?}: nothing was written yet");
+    (ram, tracker)
+}
+
+#[test]
+fn written_pages_are_given_once_and_read_ones_never() {
+    for backing in BACKINGS {
+        let (ram, tracker) = started(backing);
+        for index in [0, 700, 1500] {
+            ram.read_obj::<u8>(address(index)).unwrap();
+        }
+        assert_eq!(taken(&tracker), [], "{backing:?}");
+        for index in [2, 3, 700, 1500, 2047] {
+            write(&ram, index);
+        }
+        assert_eq!(taken(&tracker), [pages(2, 4), page(700), page(1500), page(2047)], "{backing:?}");
+        assert_eq!(taken(&tracker), [], "{backing:?}");
+        let other = ram.clone();
+        thread::spawn(move || write(&other, 3)).join().unwrap();
+        assert_eq!(taken(&tracker), [page(3)], "{backing:?}: a thread's write, and again");
+    }
+}
+
+#[test]
+fn a_take_of_a_part_leaves_the_rest_for_later() {
+    let (ram, tracker) = started(BACKINGS[1]);
+    [10, 20, 30].into_iter().for_each(|index| write(&ram, index));
+    ram.discard(pages(40, 50)).unwrap();
+    assert_eq!(taken_of(&tracker, pages(20, 30)), [page(20)]);
+    assert_eq!(taken_of(&tracker, pages(5, 5)), []);
+    assert_eq!(taken_of(&tracker, pages(45, 46)), [page(45)]);
+    let rest = covered(&taken(&tracker));
+    assert!([10, 30, 40, 49].iter().all(|index| rest.contains(index)) && !rest.contains(&45), "{rest:?}");
+}
+
+fn covered(ranges: &[PageRange]) -> Vec<u64> {
+    let mut pages: Vec<u64> = ranges.iter().flat_map(|range| range.pages()).map(|page| page.0).collect();
+    pages.sort_unstable();
+    pages.dedup();
+    pages
+}
+
+#[test]
+fn pages_that_were_thrown_away_are_given() {
+    for backing in BACKINGS {
+        let (ram, tracker) = started(backing);
+        ram.discard(pages(5, 7)).unwrap();
+        assert_eq!(covered(&taken(&tracker)), [5, 6], "{backing:?}");
+        // A whole chunk, whose page table may go with it.
+        ram.discard(pages(512, 1024)).unwrap();
+        assert_eq!(covered(&taken(&tracker)), (512..1024).collect::<Vec<_>>(), "{backing:?}");
+        ram.read_obj::<u8>(address(600)).unwrap();
+        assert_eq!(taken(&tracker), [], "{backing:?}: a reader changes nothing");
+        write(&ram, 601);
+        assert_eq!(taken(&tracker), [page(601)], "{backing:?}");
+        // Thrown away and written before anyone asked.
+        ram.discard(pages(8, 9)).unwrap();
+        write(&ram, 8);
+        assert_eq!(covered(&taken(&tracker)), [8], "{backing:?}");
+    }
+}
+
+#[test]
+fn hugetlb_pages_are_given_whole() {
+    let Some(_pool) = HugePages::take(2 * CHUNKS) else { return };
+    for backing in [Backing::Hugetlb2M, Backing::HugetlbMemfd { sharing: Sharing::Shared }] {
+        let (ram, tracker) = started(backing);
+        ram.read_obj::<u8>(address(1500)).unwrap();
+        assert_eq!(taken(&tracker), [], "{backing:?}");
+        write(&ram, 700);
+        assert_eq!(taken_of(&tracker, page(1000)), [pages(512, 1024)], "{backing:?}");
+        assert_eq!(taken(&tracker), [], "{backing:?}");
+        ram.discard(pages(0, 512)).unwrap();
+        assert_eq!(covered(&taken(&tracker)), (0..512).collect::<Vec<_>>(), "{backing:?}");
+    }
+}
+
+#[test]
+fn ram_that_is_served_or_tracked_is_refused_until_that_ends() {
+    let (ram, tracker) = started(BACKINGS[0]);
+    let error = WriteTracker::start(&ram).unwrap_err();
+    assert!(matches!(error, TrackError::Register(RegisterError::Busy)), "{error}");
+    assert!(error.to_string().contains("end the other registration first"), "{error}");
+    tracker.stop().unwrap();
+    write(&ram, 0);
+    let tracker = WriteTracker::start(&ram).unwrap();
+    drop(tracker);
+    write(&ram, 1);
+    let tracker = WriteTracker::start(&ram).unwrap();
+    assert_eq!(taken(&tracker), []);
+}
+
+#[test]
+fn a_kernel_that_cannot_is_told_with_the_next_best() {
+    let missing = Features::NONE.with(Feature::WRITE_PROTECT_ASYNC);
+    let texts = [
+        TrackError::from(uffd::OpenError::Lacks { missing }).to_string(),
+        TrackError::from(uffd::ScanError::Unsupported).to_string(),
+    ];
+    assert!(texts[0].contains("wp_async (Linux 6.7)"), "{}", texts[0]);
+    assert!(texts.iter().all(|text| text.contains("use KVM's dirty log")), "{texts:?}");
+}
+
+/// Writes a number that only grows into one page after the other, in an order of its own.
+fn storm(ram: &GuestRam, half: u64, ends: &AtomicBool) -> u64 {
+    let (mut number, mut state) = (0_u64, half + 1);
+    while !ends.load(Ordering::Relaxed) {
+        number += 1;
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        // Both write to the same pages, each its own word.
+        let index = (state >> 33) % ram.pages().count;
+        ram.write_obj(number, GuestAddress(address(index).0 + 8 * half)).unwrap();
+    }
+    number
+}
+
+/// Copies what is given, as a snapshot or a migration does: in the end the copy is the RAM.
+#[test]
+fn no_write_of_a_storm_is_lost_between_takes() {
+    for backing in BACKINGS {
+        let ram = ram(backing);
+        let tracker = WriteTracker::start(&ram).unwrap();
+        let ends = AtomicBool::new(false);
+        let word =
+            |index: u64, half: u64| ram.read_obj::<u64>(GuestAddress(address(index).0 + 8 * half)).unwrap();
+        let mut copy = vec![[0_u64; 2]; usize::try_from(ram.pages().count).unwrap()];
+        let mut round = || {
+            let mut count = 0;
+            tracker
+                .take(ram.pages(), &mut |range| {
+                    for page in range.pages() {
+                        copy[usize::try_from(page.0).unwrap()] = [word(page.0, 0), word(page.0, 1)];
+                        count += 1;
+                    }
+                })
+                .unwrap();
+            count
+        };
+        let (written, rounds) = thread::scope(|scope| {
+            let writers = [0, 1].map(|half| {
+                scope.spawn({
+                    let (ram, ends) = (&ram, &ends);
+                    move || storm(ram, half, ends)
+                })
+            });
+            let deadline = Instant::now() + Duration::from_millis(200);
+            let mut rounds = 0_u64;
+            while Instant::now() < deadline {
+                round();
+                rounds += 1;
+            }
+            ends.store(true, Ordering::Relaxed);
+            (writers.map(|writer| writer.join().unwrap()), rounds)
+        });
+        round();
+        let lost = (0..ram.pages().count)
+            .find(|index| copy[usize::try_from(*index).unwrap()] != [word(*index, 0), word(*index, 1)]);
+        assert_eq!(lost, None, "{backing:?}, after {written:?} writes and {rounds} takes");
+        assert!(written.iter().all(|count| *count > 1000) && rounds > 3, "{written:?} {rounds}");
+    }
+}
