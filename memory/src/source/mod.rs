@@ -14,6 +14,8 @@
 //! | room | what it is for |
 //! |---|---|
 //! | `zero` | fresh memory |
+//! | [`image`] | a saved memory: a base file, diffs over it, and where which page is |
+//! | `buffered` | an image, read through the page cache |
 //! | [`reader`] | [`PageReader`], and the source that reads when it is asked |
 //!
 //! Invariants, which the engine checks rather than trusts:
@@ -24,6 +26,8 @@
 //! - Demand is answered before prefetch, also within what is queued.
 
 mod buffer;
+mod buffered;
+pub mod image;
 mod lanes;
 #[cfg(any(test, feature = "testing"))]
 pub mod pattern;
@@ -35,6 +39,8 @@ use std::os::fd::BorrowedFd;
 
 use crate::page::PageRange;
 
+pub use buffered::ImageReader;
+pub use image::{Image, ImageError};
 pub use reader::{Content, PageReader, Reading};
 pub use zero::ZeroSource;
 
