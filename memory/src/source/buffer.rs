@@ -1,5 +1,7 @@
 //! Memory to read into, at a page's boundary: what reading past the page cache asks for, and what copies best.
 
+use std::fmt;
+
 use crate::page::{PageIndex, PageRange, PageSize};
 
 /// How long `pages` pages are.
@@ -9,12 +11,17 @@ pub(super) fn bytes_of(pages: u64) -> usize {
 }
 
 /// Pages of memory, zero at first. They do not move for as long as it lives.
-#[derive(Debug)]
 pub(super) struct PageBuffer {
     /// One page more than is lent, for the boundary to be in it.
     bytes: Vec<u8>,
     /// Where the boundary is.
     start: usize,
+}
+
+impl fmt::Debug for PageBuffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PageBuffer").finish_non_exhaustive()
+    }
 }
 
 impl PageBuffer {
@@ -23,6 +30,11 @@ impl PageBuffer {
         let page = bytes_of(PageSize::Base4K.base_pages());
         let address = bytes.as_ptr().addr();
         Self { start: address.next_multiple_of(page) - address, bytes }
+    }
+
+    /// The first `pages` of them.
+    pub(super) fn first(&self, pages: u64) -> &[u8] {
+        &self.bytes[self.start..][..bytes_of(pages)]
     }
 
     /// The first `pages` of them.
@@ -39,10 +51,10 @@ mod tests {
     fn it_starts_at_a_page_and_is_as_long_as_was_asked() {
         for pages in [1, 3, 64] {
             let mut buffer = PageBuffer::new(pages);
-            assert!(buffer.first_mut(pages).as_ptr().addr().is_multiple_of(4096));
+            assert!(buffer.first(pages).as_ptr().addr().is_multiple_of(4096));
             buffer.first_mut(pages).fill(7);
-            assert_eq!(buffer.first_mut(1), [7; 4096]);
-            assert_eq!(buffer.first_mut(pages).len(), bytes_of(pages));
+            assert_eq!(buffer.first(1), [7; 4096]);
+            assert_eq!(buffer.first(pages).len(), bytes_of(pages));
         }
     }
 }

@@ -16,6 +16,7 @@
 //! | `zero` | fresh memory |
 //! | [`image`] | a saved memory: a base file, diffs over it, and where which page is |
 //! | `buffered` | an image, read through the page cache |
+//! | [`direct`] | an image, read past the page cache with many reads in flight |
 //! | [`reader`] | [`PageReader`], and the source that reads when it is asked |
 //!
 //! Invariants, which the engine checks rather than trusts:
@@ -27,6 +28,7 @@
 
 mod buffer;
 mod buffered;
+pub mod direct;
 pub mod image;
 mod lanes;
 #[cfg(any(test, feature = "testing"))]
@@ -40,6 +42,7 @@ use std::os::fd::BorrowedFd;
 use crate::page::PageRange;
 
 pub use buffered::ImageReader;
+pub use direct::{DirectError, DirectSource};
 pub use image::{Image, ImageError};
 pub use reader::{Content, PageReader, Reading};
 pub use zero::ZeroSource;

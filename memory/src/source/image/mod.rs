@@ -139,6 +139,11 @@ impl Image {
         })
     }
 
+    /// The files: where each is, and what tells it from any other that has its name later.
+    pub(super) fn files(&self) -> impl Iterator<Item = (&Path, (u64, u64))> {
+        self.layers.iter().map(|layer| (layer.path.as_path(), layer.identity))
+    }
+
     /// Reads data of a layer from the page cache. What it lacks is truncated: [`locate`](Self::locate) gave it as data.
     pub(super) fn read(&self, layer: usize, range: PageRange, into: &mut [u8]) -> Result<(), SourceError> {
         let file = &self.layers[layer].file;
