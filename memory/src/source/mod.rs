@@ -17,6 +17,7 @@
 //! | [`image`] | a saved memory: a base file, diffs over it, and where which page is |
 //! | `buffered` | an image, read through the page cache |
 //! | [`direct`] | an image, read past the page cache with many reads in flight |
+//! | [`checked`] | a reader whose pages are checked against checksums |
 //! | [`reader`] | [`PageReader`], and the source that reads when it is asked |
 //!
 //! Invariants, which the engine checks rather than trusts:
@@ -28,6 +29,7 @@
 
 mod buffer;
 mod buffered;
+pub mod checked;
 pub mod direct;
 pub mod image;
 mod lanes;
@@ -42,6 +44,7 @@ use std::os::fd::BorrowedFd;
 use crate::page::PageRange;
 
 pub use buffered::ImageReader;
+pub use checked::{Checked, Checksums, ChecksumsError};
 pub use direct::{DirectError, DirectSource};
 pub use image::{Image, ImageError};
 pub use reader::{Content, PageReader, Reading};
