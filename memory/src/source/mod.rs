@@ -18,6 +18,7 @@
 //! | `buffered` | an image, read through the page cache |
 //! | [`direct`] | an image, read past the page cache with many reads in flight |
 //! | [`checked`] | a reader whose pages are checked against checksums |
+//! | `pattern`, `scripted` | with the feature `testing`: content that can be checked, and sources that misbehave |
 //! | [`reader`] | [`PageReader`], and the source that reads when it is asked |
 //!
 //! Invariants, which the engine checks rather than trusts:
@@ -36,6 +37,8 @@ mod lanes;
 #[cfg(any(test, feature = "testing"))]
 pub mod pattern;
 pub mod reader;
+#[cfg(any(test, feature = "testing"))]
+pub mod scripted;
 mod zero;
 
 use std::io;
