@@ -6,13 +6,14 @@
 //! ```
 //!
 //! A single page from the page cache is there sooner than anybody could be told of it, so [`Reading`] reads when it is
-//! asked for answers: no thread, no event, no copy but the one out of the cache.
+//! asked for answers: no thread, no event, no copy but the one out of the cache. Where the page is not cached the engine
+//! waits for the disk: [`DirectSource`](super::DirectSource) does not.
 //!
 //! Invariants:
 //!
 //! - Serving a page allocates nothing: what is read goes to one buffer, of [`PIECE_PAGES`].
 //! - One [`complete`](PageSource::complete) reads all that is demanded, and at most [`PIECE_PAGES`] of prefetch.
-//! - A range that cannot be read is lost alone; only a reader that is gone ends the source.
+//! - A piece that cannot be read is lost alone; only a reader that is gone ends the source.
 
 use std::os::fd::BorrowedFd;
 

@@ -69,7 +69,7 @@ impl Checksums {
     }
 
     /// The same in chunks of `chunk_pages`, or of what is nearest to that and can be checked: a smaller table, for
-    /// who reads in bulk.
+    /// who reads in bulk. Who wants one page reads its chunk for it, so a source of single pages takes small ones.
     ///
     /// # Errors
     ///

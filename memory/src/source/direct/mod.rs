@@ -9,8 +9,8 @@
 //! Invariants:
 //!
 //! - At most [`SLOTS`] reads of [`SLOT_PAGES`] are in flight. What is more waits, demand before prefetch, and prefetch
-//!   never takes the last [`DEMAND_SLOTS`].
-//! - At most [`READY_MAX`] answers that take no slot are ready; the rest of the holes is looked at later.
+//!   never takes the last few.
+//! - At most `READY_MAX` answers that take no slot are ready; the rest of the holes is looked at later.
 //! - A range that cannot be read is lost alone.
 //! - A read that was begun has ended before its buffer is freed: see `ring`.
 

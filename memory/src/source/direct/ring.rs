@@ -216,3 +216,51 @@ impl Drop for Ring {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+    use crate::page::PageIndex;
+
+    #[test]
+    fn draining_leaves_nothing_in_flight_whether_the_kernel_saw_it_or_not() {
+        let file = File::open(std::env::current_exe().unwrap()).unwrap();
+        let read = |start| {
+            let range = PageRange { start: PageIndex(start), count: 4 };
+            Read { fd: file.as_raw_fd(), range, priority: Priority::Demand, done: 0 }
+        };
+        let mut ring = Ring::new(8, 4).unwrap();
+        (0..4).for_each(|start| ring.begin(read(start)));
+        assert!(ring.submit().unwrap());
+        (4..8).for_each(|start| ring.begin(read(start)));
+        assert_eq!((ring.free_slots(), ring.in_flight), (0, 8));
+        ring.drain();
+        assert_eq!(ring.in_flight, 0);
+    }
+
+    #[test]
+    fn a_slot_is_used_again_and_what_is_short_is_read_on_to_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("three");
+        std::fs::write(&path, [3; 3 * 4096 + 5]).unwrap();
+        let file = File::open(&path).unwrap();
+        let range = PageRange { start: PageIndex(0), count: 4 };
+        let mut ring = Ring::new(1, 4).unwrap();
+        for _ in 0..3 {
+            ring.begin(Read { fd: file.as_raw_fd(), range, priority: Priority::Demand, done: 0 });
+            let (slot, stop) = loop {
+                ring.submit().unwrap();
+                if let Some(landed) = ring.take_landed() {
+                    break landed;
+                }
+                std::thread::yield_now();
+            };
+            assert!(matches!(stop, Some(Stop::Short)));
+            let (read, bytes) = ring.landed(slot);
+            assert_eq!((read.done, bytes), (3, &[3; 3 * 4096][..]));
+            ring.release(slot);
+        }
+    }
+}

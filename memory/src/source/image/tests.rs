@@ -133,7 +133,7 @@ fn a_page_that_is_data_in_part_is_data() {
 }
 
 #[test]
-fn a_page_past_the_end_is_truncated_and_does_not_overflow() {
+fn what_is_past_the_end_is_truncated() {
     let dir = tempfile::tempdir().unwrap();
     let paths = write_stack(&dir, &[vec![true; 48]]);
     let image = Image::open(&paths, PAGES * 4096).unwrap();

@@ -19,7 +19,7 @@ mod script;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::buffer::bytes_of;
 use super::pattern::{Sequence, fill_range};

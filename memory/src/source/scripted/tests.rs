@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::*;
