@@ -187,6 +187,18 @@ impl<W: Word> PageMap<W> {
         }
     }
 
+    /// The first run of `range` that is in `state`; an empty one where there is none.
+    #[must_use]
+    pub fn first_run(&self, range: PageRange, state: PageState) -> PageRange {
+        let mut first = PageRange { start: range.end(), count: 0 };
+        self.state_runs(range, |run, its_state| {
+            if first.is_empty() && its_state == state {
+                first = run;
+            }
+        });
+        first
+    }
+
     /// The first page from `start` on that is missing, up to `end`.
     #[must_use]
     pub fn next_missing(&self, start: PageIndex, end: PageIndex) -> Option<PageIndex> {

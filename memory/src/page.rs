@@ -99,6 +99,12 @@ impl PageRange {
         PageIndex(self.start.0.saturating_add(self.count))
     }
 
+    /// How many pages are `bytes` long, those begun left out.
+    #[must_use]
+    pub const fn count_of(bytes: u64) -> u64 {
+        bytes / PageSize::Base4K.bytes()
+    }
+
     /// Their length in bytes.
     #[must_use]
     pub const fn bytes(self) -> u64 {

@@ -154,6 +154,13 @@ impl Scheduler {
         true
     }
 
+    /// Whether `page` is demanded already, or on its way as prefetch.
+    #[must_use]
+    pub fn knows(&self, page: PageIndex) -> bool {
+        let granule = page.containing(self.granule).start;
+        self.demand.contains_key(&granule) || self.ahead.run_at(granule).is_some()
+    }
+
     /// Somebody may want `range` soon, and with it the granules that it touches.
     pub fn prefetch(&mut self, range: PageRange) {
         if !range.is_empty() {

@@ -182,6 +182,18 @@ impl GuestRam {
         self.mapping.read_cached(range, bytes)
     }
 
+    /// Reads whole pages as a guest would: who misses one of them waits for it.
+    ///
+    /// # Errors
+    ///
+    /// For pages outside of the RAM, or as many bytes as the pages have not.
+    pub fn read_pages(&self, range: PageRange, bytes: &mut [u8]) -> io::Result<()> {
+        let slice = self.mapping.slice(range.start.offset(), bytes.len());
+        let slice = slice.filter(|slice| slice.len() as u64 == range.bytes());
+        slice.ok_or(io::ErrorKind::InvalidInput)?.copy_to(bytes);
+        Ok(())
+    }
+
     /// What backs this RAM.
     #[must_use]
     pub fn backing(&self) -> Backing {

@@ -15,6 +15,7 @@
 //! |---|---|
 //! | `zero` | fresh memory |
 //! | [`image`] | a saved memory: a base file, diffs over it, and where which page is |
+//! | `in_place` | a memfd that has its content: what clones share |
 //! | `buffered` | an image, read through the page cache |
 //! | [`direct`] | an image, read past the page cache with many reads in flight |
 //! | [`checked`] | a reader whose pages are checked against checksums |
@@ -33,6 +34,7 @@ mod buffered;
 pub mod checked;
 pub mod direct;
 pub mod image;
+mod in_place;
 mod lanes;
 #[cfg(any(test, feature = "testing"))]
 pub mod pattern;
@@ -50,6 +52,7 @@ pub use buffered::ImageReader;
 pub use checked::{Checked, Checksums, ChecksumsError};
 pub use direct::{DirectError, DirectSource};
 pub use image::{Image, ImageError};
+pub use in_place::InPlaceSource;
 pub use reader::{Content, PageReader, Reading};
 pub use zero::ZeroSource;
 
@@ -108,6 +111,12 @@ pub enum SourceError {
     #[error("the content of {range} is not what was saved: restore from another copy of the snapshot")]
     Corrupt {
         /// What was read.
+        range: PageRange,
+    },
+    /// There was no answer in time.
+    #[error("the source has not answered for {range} in time: it hangs, or is too slow")]
+    Late {
+        /// What was asked for.
         range: PageRange,
     },
     /// There is no room for more requests.

@@ -55,7 +55,9 @@ pub enum Stop {
 }
 
 impl Stop {
-    const fn of(errno: i32) -> Self {
+    /// What an error number means.
+    #[must_use]
+    pub const fn of_errno(errno: i32) -> Self {
         match errno {
             libc::EAGAIN => Self::Again,
             libc::EEXIST => Self::Exists,
@@ -87,6 +89,6 @@ impl Placed {
         }
         // A negative count repeats the error.
         let bytes = u64::try_from(answer.done).unwrap_or(0);
-        Self { pages: bytes / PageSize::Base4K.bytes(), stop: Some(Stop::of(answer.errno)) }
+        Self { pages: bytes / PageSize::Base4K.bytes(), stop: Some(Stop::of_errno(answer.errno)) }
     }
 }

@@ -1,0 +1,376 @@
+//! An engine: its threads, and what is asked of them from outside.
+
+use std::io;
+use std::os::fd::{BorrowedFd, IntoRawFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use super::around::{AroundPolicy, FaultAround};
+use super::fill::{FillOptions, FillQueue, Filler};
+use super::handler::Handler;
+use super::locality::{Locality, Whereabouts};
+use super::order::{Inbox, Order, Orders, orders};
+use super::scheduler::{Limits, Scheduler};
+use super::serve::Server;
+use super::shared::{Shared, Status};
+use super::statistics::Report;
+use super::write::WriteObserver;
+use crate::map::{PageMap, PageState};
+use crate::page::PageRange;
+use crate::ram::{DiscardWatcher, GuestRam, TooManyWatchers};
+use crate::source::{PageReader, PageSource};
+use crate::uffd::{self, Feature, Features, Modes, OpenError, RegisterError, Registered, Stop};
+
+/// How an engine works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Options {
+    /// Bounds on what is asked of the source.
+    pub limits: Limits,
+    /// What is fetched around a page that is wanted.
+    pub around: AroundPolicy,
+    /// What is filled without being wanted. Without a reader there is nothing to fill from.
+    pub fill: FillOptions,
+    /// Where the thread that serves faults runs.
+    pub locality: Locality,
+    /// Whether memory can be protected against writes.
+    pub write_protect: bool,
+}
+
+/// Why an engine could not be started. The memory is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is no userfaultfd.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The memory cannot be served.
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+    /// It is to be write-protected and cannot be.
+    #[error("this kernel cannot write-protect memory of this kind: it lacks {missing}; use a newer one")]
+    NoWriteProtect {
+        /// What it lacks.
+        missing: Features,
+    },
+    /// Too much has to know of discards.
+    #[error(transparent)]
+    Watch(#[from] TooManyWatchers),
+    /// The host gives no thread, descriptor or memory.
+    #[error("cannot start a thread that serves faults")]
+    Host(#[from] io::Error),
+}
+
+/// Memory, what is known of its pages, and the userfaultfd that serves it: with or without an engine.
+///
+/// While there is no engine, whoever misses a page waits for the next one, and so does whoever throws pages away. If
+/// it is dropped while pages are missing, its userfaultfd stays open for as long as the process lives: closed, it would
+/// give zero pages to those who wait, silently.
+#[derive(Debug)]
+pub struct ServedMemory {
+    registered: Arc<Registered>,
+    map: Arc<PageMap>,
+    features: Features,
+    modes: Modes,
+}
+
+/// What is left of an engine that was stopped.
+pub struct Stopped {
+    /// The memory, for the next one.
+    pub memory: ServedMemory,
+    /// The source; none where the thread that had it has panicked.
+    pub source: Option<Box<dyn PageSource>>,
+    /// The filler's reader, if there was one.
+    pub reader: Option<Box<dyn PageReader>>,
+}
+
+/// Serves the faults of guest memory.
+pub struct FaultEngine {
+    memory: Option<ServedMemory>,
+    shared: Arc<Shared>,
+    orders: Orders,
+    server: Option<JoinHandle<Box<dyn PageSource>>>,
+    filler: Option<FillerThread>,
+}
+
+/// The thread that fills, and what it is told by.
+struct FillerThread {
+    queue: Arc<FillQueue>,
+    thread: JoinHandle<Box<dyn PageReader>>,
+}
+
+impl ServedMemory {
+    /// Registers `ram`, of which every page is missing.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`].
+    pub fn new(ram: GuestRam, write_protect: bool) -> Result<Self, StartError> {
+        let there = uffd::probe()?.features;
+        // Asynchronous write-protection would take the faults away that are to be told.
+        let features = there.without(Features::NONE.with(Feature::WRITE_PROTECT_ASYNC));
+        let backing = ram.backing();
+        let minor = if backing.page_size() == crate::PageSize::Huge2M {
+            Feature::MINOR_HUGETLB
+        } else {
+            Feature::MINOR_SHMEM
+        };
+        let mut protection = Features::NONE.with(Feature::WRITE_PROTECT);
+        if !backing.supports_move() {
+            protection = protection.with(Feature::WRITE_PROTECT_SHARED);
+        }
+        let missing = protection.without(features);
+        if write_protect && !missing.is_empty() {
+            return Err(StartError::NoWriteProtect { missing });
+        }
+        let minor = backing.has_page_cache() && features.has(minor);
+        let modes = Modes { missing: true, write_protect, minor };
+        let map = Arc::new(PageMap::new(ram.pages().count));
+        let registered = Arc::new(Registered::new(uffd::open(features)?, ram, modes)?);
+        Ok(Self { registered, map, features, modes })
+    }
+
+    /// Says that pages are in the guest already, or need no source: writes to them can be told of all the same.
+    pub fn assume_present(&self, range: PageRange) {
+        let claimed = self.map.claim(range);
+        self.map.settle(claimed);
+    }
+
+    /// The RAM.
+    #[must_use]
+    pub fn ram(&self) -> &GuestRam {
+        self.registered.ram()
+    }
+
+    /// What is known of each page.
+    #[must_use]
+    pub fn map(&self) -> &PageMap {
+        &self.map
+    }
+
+    /// Gives the memory back without a userfaultfd, or itself where pages are missing yet.
+    ///
+    /// # Errors
+    ///
+    /// Itself, with the kernel's refusal if it was one.
+    pub fn release(self) -> Result<GuestRam, (Self, Option<io::Error>)> {
+        if self.map.count(PageState::Missing) > 0 {
+            return Err((self, None));
+        }
+        match self.registered.unregister() {
+            Ok(()) => Ok(self.registered.ram().clone()),
+            Err(error) => Err((self, Some(error))),
+        }
+    }
+}
+
+impl Drop for ServedMemory {
+    fn drop(&mut self) {
+        if self.map.count(PageState::Missing) > 0
+            && let Ok(kept) = self.registered.duplicate_fd()
+        {
+            let _ = kept.into_raw_fd();
+        }
+    }
+}
+
+impl FaultEngine {
+    /// Serves `ram` from `source`, on demand; and, if there is a reader of the same content, fills whole chunks and what
+    /// [`Options::fill`] says from there.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`].
+    pub fn start(
+        ram: GuestRam,
+        source: Box<dyn PageSource>,
+        reader: Option<Box<dyn PageReader>>,
+        options: &Options,
+    ) -> Result<Self, StartError> {
+        Self::resume(ServedMemory::new(ram, options.write_protect)?, source, reader, options)
+    }
+
+    /// Serves memory that had an engine before. Whoever waits is served, whatever became of that one.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]. The memory is dropped then, and its userfaultfd stays open: see [`ServedMemory`].
+    pub fn resume(
+        memory: ServedMemory,
+        source: Box<dyn PageSource>,
+        reader: Option<Box<dyn PageReader>>,
+        options: &Options,
+    ) -> Result<Self, StartError> {
+        let shares_cache = memory.modes.minor;
+        let (registered, map) = (Arc::clone(&memory.registered), Arc::clone(&memory.map));
+        let all = registered.ram().pages();
+        map.take_requested_back(all);
+        let shared = Arc::new(Shared::new(registered, map, source.name(), shares_cache)?);
+        let watcher: Arc<dyn DiscardWatcher> = Arc::clone(&shared) as _;
+        memory.ram().watch_discards(Arc::downgrade(&watcher))?;
+        let (orders, inbox) = orders()?;
+        let filler = match reader {
+            Some(reader) => Some(spawn_filler(&shared, reader, options.fill, &memory)?),
+            None => None,
+        };
+        let queue = filler.as_ref().map(|filler| Arc::clone(&filler.queue));
+        let poisons = memory.features.has(Feature::POISON);
+        let server = spawn_server(Arc::clone(&shared), source, inbox, queue, poisons, options)?;
+        // Those whose faults the engine before had read do not fault again by themselves.
+        shared.installer.wake(all);
+        Ok(Self { memory: Some(memory), shared, orders, server: Some(server), filler })
+    }
+
+    /// Somebody may want `range` soon.
+    pub fn prefetch(&self, range: PageRange) {
+        match &self.filler {
+            Some(filler) => filler.queue.ahead(range),
+            None => drop(self.orders.send(Order::Prefetch(range))),
+        }
+    }
+
+    /// Protects all memory against writes; `observer` is asked before one lands. When this returns, no write has landed
+    /// that it was not asked about.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal; then nothing is protected. [`Stop::NotRegistered`] where [`Options::write_protect`] was not
+    /// asked for, or nobody serves faults.
+    pub fn protect(&self, observer: Box<dyn WriteObserver>) -> Result<(), Stop> {
+        let modes = self.memory.as_ref().map(|memory| memory.modes);
+        if !modes.is_some_and(|modes| modes.write_protect) {
+            return Err(Stop::NotRegistered);
+        }
+        self.ask(|answer| Order::Protect(observer, answer)).unwrap_or(Err(Stop::NotRegistered))
+    }
+
+    /// Ends it, and lets go on whoever waits to write; gives the observer back, if there was one.
+    pub fn unprotect(&self) -> Option<Box<dyn WriteObserver>> {
+        self.ask(Order::Unprotect).flatten()
+    }
+
+    /// Lets pages be written that an observer has had wait.
+    pub fn allow_writes(&self, range: PageRange) {
+        self.orders.send(Order::Allow(range));
+    }
+
+    /// What the engine has done so far.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        self.shared.statistics.snapshot()
+    }
+
+    /// How the engine is.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.shared.status()
+    }
+
+    /// What becomes readable when the engine has failed.
+    #[must_use]
+    pub fn failure_fd(&self) -> BorrowedFd<'_> {
+        self.shared.failure_fd()
+    }
+
+    /// What stood in the way of the background fill last, if anything. Pages are served on demand all the same.
+    #[must_use]
+    pub fn fill_failure(&self) -> Option<String> {
+        self.filler.as_ref().and_then(|filler| filler.queue.failure())
+    }
+
+    /// What is known of each page.
+    #[must_use]
+    pub fn map(&self) -> &PageMap {
+        &self.shared.map
+    }
+
+    /// The RAM.
+    #[must_use]
+    pub fn ram(&self) -> &GuestRam {
+        self.shared.registered.ram()
+    }
+
+    /// Stops serving. Whoever misses a page from now on waits for the next engine.
+    #[must_use = "whoever waits for a page waits for what is done with this"]
+    pub fn stop(mut self) -> Stopped {
+        let reader = self.stop_filler();
+        let source = self.stop_server();
+        let memory = self.memory.take().expect("only this takes it, and consumes the engine");
+        Stopped { memory, source, reader }
+    }
+
+    /// To be called before the server is stopped: the filler may wait for a removal to be read.
+    fn stop_filler(&mut self) -> Option<Box<dyn PageReader>> {
+        let FillerThread { queue, thread } = self.filler.take()?;
+        queue.stop();
+        thread.join().ok()
+    }
+
+    fn stop_server(&mut self) -> Option<Box<dyn PageSource>> {
+        self.orders.send(Order::Stop);
+        let source = self.server.take()?.join().ok();
+        self.shared.map.take_requested_back(self.ram().pages());
+        source
+    }
+
+    /// Sends an order that is answered.
+    fn ask<T>(&self, order: impl FnOnce(Sender<T>) -> Order) -> Option<T> {
+        let (answer, answered) = channel();
+        if !self.orders.send(order(answer)) {
+            return None;
+        }
+        answered.recv().ok()
+    }
+}
+
+impl Drop for FaultEngine {
+    fn drop(&mut self) {
+        self.stop_filler();
+        self.stop_server();
+    }
+}
+
+fn spawn_filler(
+    shared: &Arc<Shared>,
+    reader: Box<dyn PageReader>,
+    options: FillOptions,
+    memory: &ServedMemory,
+) -> io::Result<FillerThread> {
+    let queue = Arc::new(FillQueue::new(shared, options, memory.features.has(Feature::MOVE)));
+    let filler = Filler::new(Arc::clone(shared), Arc::clone(&queue), reader, options)?;
+    let thread = thread::Builder::new().name("fill".to_owned()).spawn(move || filler.run())?;
+    Ok(FillerThread { queue, thread })
+}
+
+fn spawn_server(
+    shared: Arc<Shared>,
+    source: Box<dyn PageSource>,
+    inbox: Inbox,
+    queue: Option<Arc<FillQueue>>,
+    poisons: bool,
+    options: &Options,
+) -> io::Result<JoinHandle<Box<dyn PageSource>>> {
+    let options = *options;
+    thread::Builder::new().name("fault".to_owned()).spawn(move || {
+        let granule = shared.registered.ram().backing().page_size();
+        let around = FaultAround::new(options.around, shared.registered.ram().pages().count);
+        let handler = Handler {
+            shared,
+            scheduler: Scheduler::new(options.limits, granule),
+            around,
+            queue,
+            events: Default::default(),
+            waits: Default::default(),
+            observer: None,
+            pre_image: Vec::new(),
+            whereabouts: Whereabouts::new(options.locality),
+            stale: Default::default(),
+            last_thread: None,
+            runs: Vec::new(),
+            poisons,
+            granule,
+            started: Instant::now(),
+        };
+        Server { source, inbox, handler, requests: Vec::new(), source_gone: None }.run()
+    })
+}

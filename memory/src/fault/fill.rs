@@ -1,0 +1,356 @@
+//! Filling memory in the background, on a thread of its own.
+//!
+//! ```text
+//!   urgent   whole chunks that a guest walks into ──┐
+//!   ahead    ranges somebody expects to be wanted ──┼──▶ read, then claim, then place
+//!   rest     what is missing, from the last fault on┘
+//! ```
+//!
+//! A chunk of 2 MiB of which every page is missing is read into a huge page and moved in whole, where memory and kernel
+//! can; what is left of other chunks is copied, in pieces.
+//!
+//! Invariants:
+//!
+//! - Pages are read before they are claimed: nobody who faults waits for the background's reading, but for chunks that
+//!   were handed over as urgent, which are read first.
+//! - Whoever waits for a chunk that could not be filled is woken, faults again, and is served on demand.
+//! - Pages are placed within a passage of the gate, for discards are not seen here.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::install::{Content, Placement};
+use super::shared::Shared;
+use super::statistics::add;
+use crate::map::PageState;
+use crate::page::{PageIndex, PageRange, PageSize};
+use crate::source::{Content as Found, PageReader, SourceError};
+use crate::staging::Staging;
+
+/// How many chunks and ranges may wait: more are declined, or forgotten from the front.
+const URGENT_MAX: usize = 64;
+const AHEAD_MAX: usize = 4096;
+/// How many pages are copied at once: 64 KiB, from where on more of them cost as much for each.
+const PIECE_PAGES: u64 = 16;
+/// After so many failures the rest is left to those who want it.
+const FAILURES_MAX: u32 = 8;
+
+/// What is filled without being asked for, and how fast.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FillOptions {
+    /// Whether all that is missing is filled, from the last fault on, until nothing is.
+    pub everything: bool,
+    /// How fast that goes at most, in MiB a second; as fast as it can where there is none.
+    pub rate_mib_s: Option<NonZeroU32>,
+}
+
+/// What a filler is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Job {
+    Urgent(PageRange),
+    Ahead(PageRange),
+    Rest(PageRange),
+}
+
+/// What is to be filled. The engine's threads put it in, the filler takes it out.
+#[derive(Debug)]
+pub(crate) struct FillQueue {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+    moves: bool,
+}
+
+#[derive(Debug)]
+struct Inner {
+    urgent: VecDeque<PageRange>,
+    ahead: VecDeque<PageRange>,
+    /// The chunk that is being filled because it was urgent.
+    current: Option<PageRange>,
+    /// Where the last fault was.
+    near: PageIndex,
+    everything: bool,
+    takes_urgent: bool,
+    is_stopped: bool,
+    failure: Option<String>,
+}
+
+impl FillQueue {
+    pub(crate) fn new(shared: &Shared, options: FillOptions, kernel_moves: bool) -> Self {
+        let backing = shared.registered.ram().backing();
+        let moves = kernel_moves && backing.supports_move();
+        let inner = Inner {
+            urgent: VecDeque::new(),
+            ahead: VecDeque::new(),
+            current: None,
+            near: PageIndex(0),
+            everything: options.everything,
+            takes_urgent: moves,
+            is_stopped: false,
+            failure: None,
+        };
+        Self { inner: Mutex::new(inner), changed: Condvar::new(), moves }
+    }
+
+    /// Takes over a whole chunk that somebody waits for, or declines.
+    pub(crate) fn take_over(&self, chunk: PageRange) -> bool {
+        let mut inner = self.lock();
+        if inner.is_urgent(chunk) {
+            return true;
+        }
+        if !inner.takes_urgent || inner.urgent.len() >= URGENT_MAX {
+            return false;
+        }
+        inner.urgent.push_back(chunk);
+        self.changed.notify_one();
+        true
+    }
+
+    /// Whether `chunk` was taken over and is not done.
+    pub(crate) fn is_urgent(&self, chunk: PageRange) -> bool {
+        self.moves && self.lock().is_urgent(chunk)
+    }
+
+    /// Somebody may want `range` soon.
+    pub(crate) fn ahead(&self, range: PageRange) {
+        let mut inner = self.lock();
+        if inner.ahead.len() == AHEAD_MAX {
+            inner.ahead.pop_front();
+        }
+        inner.ahead.push_back(range);
+        self.changed.notify_one();
+    }
+
+    /// There was a fault on `page`: what is near it is filled first.
+    pub(crate) fn fault_at(&self, page: PageIndex) {
+        self.lock().near = page;
+    }
+
+    /// What stood in the way of filling last.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.lock().failure.clone()
+    }
+
+    pub(crate) fn stop(&self) {
+        self.lock().is_stopped = true;
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for something to do, for the rest not before `not_before`; `None` when it was stopped.
+    fn next(&self, shared: &Shared, not_before: Instant) -> Option<Job> {
+        let mut inner = self.lock();
+        loop {
+            inner.current = None;
+            if inner.is_stopped {
+                return None;
+            }
+            if let Some(chunk) = inner.urgent.pop_front() {
+                inner.current = Some(chunk);
+                return Some(Job::Urgent(chunk));
+            }
+            if let Some(range) = inner.ahead.pop_front() {
+                return Some(Job::Ahead(range));
+            }
+            let wait = not_before.saturating_duration_since(Instant::now());
+            if inner.everything && wait.is_zero() {
+                match next_chunk(shared, inner.near) {
+                    Some(chunk) => {
+                        inner.near = chunk.end();
+                        return Some(Job::Rest(chunk));
+                    }
+                    None => inner.everything = false,
+                }
+            }
+            inner = if inner.everything {
+                self.changed.wait_timeout(inner, wait).unwrap_or_else(PoisonError::into_inner).0
+            } else {
+                self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner)
+            };
+        }
+    }
+}
+
+impl Inner {
+    fn is_urgent(&self, chunk: PageRange) -> bool {
+        self.current == Some(chunk) || self.urgent.contains(&chunk)
+    }
+}
+
+/// The first chunk from `near` on, and around, that misses a page, as far as it is RAM.
+fn next_chunk(shared: &Shared, near: PageIndex) -> Option<PageRange> {
+    let all = shared.registered.ram().pages();
+    let missing = |from, to| shared.map.next_missing(from, to);
+    let near = if all.contains(near) { near.containing(PageSize::Huge2M).start } else { all.start };
+    let page = missing(near, all.end()).or_else(|| missing(all.start, near))?;
+    Some(page.containing(PageSize::Huge2M).intersection(all))
+}
+
+/// The thread's end.
+pub(super) struct Filler {
+    shared: Arc<Shared>,
+    queue: Arc<FillQueue>,
+    reader: Box<dyn PageReader>,
+    staging: Staging,
+    rate_mib_s: Option<NonZeroU32>,
+    /// How many pages are claimed and placed at once, where they are not moved.
+    piece_pages: u64,
+    failures: u32,
+}
+
+/// Lets nobody wait for a filler that has ended, however it did.
+struct Farewell(Arc<Shared>, Arc<FillQueue>);
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        let mut inner = self.1.lock();
+        inner.takes_urgent = false;
+        inner.current = None;
+        let urgent = std::mem::take(&mut inner.urgent);
+        drop(inner);
+        if !urgent.is_empty() || std::thread::panicking() {
+            self.0.installer.wake(self.0.registered.ram().pages());
+        }
+    }
+}
+
+impl Filler {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        queue: Arc<FillQueue>,
+        reader: Box<dyn PageReader>,
+        options: FillOptions,
+    ) -> std::io::Result<Self> {
+        let piece_pages = shared.registered.ram().backing().page_size().base_pages().max(PIECE_PAGES);
+        let (staging, rate_mib_s) = (Staging::new(1)?, options.rate_mib_s);
+        Ok(Self { shared, queue, reader, staging, rate_mib_s, piece_pages, failures: 0 })
+    }
+
+    /// Fills until it is stopped, and gives the reader back.
+    pub(super) fn run(mut self) -> Box<dyn PageReader> {
+        let _farewell = Farewell(Arc::clone(&self.shared), Arc::clone(&self.queue));
+        let mut not_before = Instant::now();
+        while let Some(job) = self.queue.next(&self.shared, not_before) {
+            let (Job::Urgent(range) | Job::Ahead(range) | Job::Rest(range)) = job;
+            let result = self.fill(range);
+            if let Err(error) = &result {
+                self.note_failure(range, error);
+            }
+            match job {
+                // Whoever waits for it was served, or is to fault again now that nobody fills it.
+                Job::Urgent(chunk) => self.finish_urgent(chunk, result.is_err()),
+                Job::Rest(chunk) => not_before = self.pace(chunk, not_before),
+                Job::Ahead(_) => {}
+            }
+        }
+        self.reader
+    }
+
+    fn finish_urgent(&self, chunk: PageRange, failed: bool) {
+        let mut inner = self.queue.lock();
+        inner.current = None;
+        inner.takes_urgent &= !failed;
+        drop(inner);
+        self.shared.installer.wake(chunk);
+    }
+
+    /// The pages are left to those who want them, who are to ask again now that nobody fills them.
+    fn note_failure(&mut self, range: PageRange, error: &SourceError) {
+        self.failures += 1;
+        add(&self.shared.statistics.counters.fill_failures, 1);
+        let mut inner = self.queue.lock();
+        inner.failure = Some(error.to_string());
+        inner.everything &= self.failures < FAILURES_MAX;
+        drop(inner);
+        self.shared.installer.wake(range);
+    }
+
+    /// When the next chunk of the rest may be filled.
+    fn pace(&self, chunk: PageRange, before: Instant) -> Instant {
+        let Some(rate) = self.rate_mib_s else { return before };
+        let bytes_a_second = f64::from(rate.get()) * f64::from(1_u32 << 20);
+        // Chunks are at most 2 MiB, so that this is exact.
+        let bytes = u32::try_from(chunk.bytes()).map_or(f64::from(u32::MAX), f64::from);
+        before.max(Instant::now()) + Duration::from_secs_f64(bytes / bytes_a_second)
+    }
+
+    /// Fills what is missing of `range`, chunk by chunk.
+    fn fill(&mut self, range: PageRange) -> Result<(), SourceError> {
+        let mut rest = range.intersection(self.shared.registered.ram().pages());
+        while !rest.is_empty() {
+            let chunk = rest.start.containing(PageSize::Huge2M).intersection(rest);
+            rest = PageRange::between(chunk.end(), rest.end());
+            self.fill_chunk(chunk)?;
+        }
+        Ok(())
+    }
+
+    fn fill_chunk(&mut self, chunk: PageRange) -> Result<(), SourceError> {
+        let mut missing = Vec::new();
+        self.shared.map.state_runs(chunk, |run, state| {
+            if state == PageState::Missing {
+                missing.push(run);
+            }
+        });
+        let is_whole = chunk.is_whole(PageSize::Huge2M) && missing == [chunk];
+        if is_whole && self.queue.moves && !self.shared.installer.protects() {
+            return self.fill_by_move(chunk);
+        }
+        for run in missing {
+            let found = self.read(run)?;
+            self.place_missing(run, found)?;
+        }
+        Ok(())
+    }
+
+    fn fill_by_move(&mut self, chunk: PageRange) -> Result<(), SourceError> {
+        let found = self.read(chunk)?;
+        if found == Found::Bytes {
+            let passage = self.shared.gate.enter(chunk);
+            if !self.shared.installer.protects() && self.shared.map.claim_all(chunk) {
+                let moved = self.shared.installer.move_in(chunk, &mut self.staging);
+                drop(passage);
+                let Err(halt) = moved else {
+                    add(&self.shared.statistics.counters.filled, chunk.count);
+                    return Ok(());
+                };
+                // It was not to be moved, for example because a removal is unread: what is left is copied.
+                self.shared.map.release(halt.rest);
+            }
+        }
+        self.place_missing(chunk, found)
+    }
+
+    fn read(&mut self, range: PageRange) -> Result<Found, SourceError> {
+        let length = usize::try_from(range.bytes()).expect("a chunk's length fits");
+        self.reader.read(range, &mut self.staging.bytes_mut()[..length])
+    }
+
+    /// Claims and places, piece by piece, what is still missing of `range`, which the staging buffer holds from its
+    /// start on.
+    fn place_missing(&mut self, range: PageRange, found: Found) -> Result<(), SourceError> {
+        let length = usize::try_from(range.bytes()).expect("a chunk's length fits");
+        let content = match found {
+            Found::Bytes => Content::Bytes(&self.staging.bytes_mut()[..length]),
+            Found::Zero => Content::Zero,
+        };
+        let placement = Placement { range, content };
+        let mut from = range.start;
+        while let Some(page) = self.shared.map.next_missing(from, range.end()) {
+            let (piece, _) = PageRange::between(page, range.end()).split_at(self.piece_pages);
+            let claimed = self.shared.map.claim(piece);
+            from = claimed.end();
+            if let Err(halt) = self.shared.place_in_passages(placement.part(claimed)) {
+                self.shared.map.release(halt.rest);
+                let cause = format!("{} could not be placed: {}", halt.rest, halt.stop);
+                return Err(SourceError::Gone(cause));
+            }
+            add(&self.shared.statistics.counters.filled, claimed.count);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,101 @@
+//! Protecting memory against writes, and who is asked when one comes.
+//!
+//! ```text
+//!   protect:    place protected from now on ─▶ wait for placements under way ─▶ WRITEPROTECT all
+//!   write:      fault ─▶ the observer sees what is there ─▶ allow: WRITEPROTECT off, the write lands
+//!                                                        └▶ wait: until the writes are allowed
+//!   unprotect:  place unprotected from now on ─▶ WRITEPROTECT off, for all
+//! ```
+//!
+//! A page that is missing is not protected by the request, but comes protected: the access that misses it faults
+//! again as a write. With `WP_UNPOPULATED` it is marked, too, so that the order of the two does not matter.
+
+use std::time::Instant;
+
+use super::handler::Handler;
+use super::install::{Halt, Placement};
+use super::statistics::{Verb, add};
+use super::write::{Verdict, WriteObserver};
+use crate::map::PageState;
+use crate::page::{PageIndex, PageRange};
+use crate::uffd::{Placed, Stop};
+
+/// How many pages are protected by one request, which holds up faults on them: 64 MiB.
+const STEP_PAGES: u64 = 16_384;
+
+impl Handler {
+    /// Protects all memory.
+    pub(super) fn protect(&mut self, observer: Box<dyn WriteObserver>) -> Result<(), Stop> {
+        let all = self.shared.registered.ram().pages();
+        self.observer = Some(observer);
+        self.shared.installer.set_protects(true);
+        // The filler looks once it has entered: whoever was before us may still place without protection.
+        self.shared.gate.wait_for(all);
+        let result = self.change(all, true);
+        if result.is_err() {
+            self.unprotect();
+        }
+        result
+    }
+
+    /// Ends it, and lets all go on who wait to write.
+    pub(super) fn unprotect(&mut self) -> Option<Box<dyn WriteObserver>> {
+        self.shared.installer.set_protects(false);
+        let all = self.shared.registered.ram().pages();
+        if let Err(stop) = self.change(all, false) {
+            self.lose(all, &format!("write-protection cannot be ended: {stop}"));
+        }
+        self.observer.take()
+    }
+
+    /// Lets pages be written.
+    pub(super) fn allow(&mut self, range: PageRange) {
+        let range = range.intersection(self.shared.registered.ram().pages()).widened(self.granule);
+        if let Err(stop) = self.change(range, false) {
+            self.lose(range, &format!("write-protection cannot be ended: {stop}"));
+        }
+    }
+
+    /// Somebody wants to write a protected page.
+    pub(super) fn write(&mut self, page: PageIndex, now: Instant) {
+        add(&self.shared.statistics.counters.write_protected, 1);
+        let granule = page.containing(self.granule);
+        if self.ask_observer(granule) == Verdict::Allow {
+            self.allow(granule);
+            self.shared.statistics.record(Verb::Unprotect, now.elapsed());
+        }
+    }
+
+    fn ask_observer(&mut self, granule: PageRange) -> Verdict {
+        let Some(observer) = &mut self.observer else { return Verdict::Allow };
+        let content = match self.shared.map.get(granule.start) {
+            PageState::Present => {
+                self.pre_image.resize(usize::try_from(granule.bytes()).unwrap_or(0), 0);
+                let read = self.shared.registered.ram().read_pages(granule, &mut self.pre_image);
+                if read.is_ok() { &self.pre_image[..] } else { &[] }
+            }
+            _ => &[],
+        };
+        observer.before_write(granule, content)
+    }
+
+    fn change(&mut self, range: PageRange, protected: bool) -> Result<(), Stop> {
+        let mut rest = range;
+        while !rest.is_empty() {
+            let (step, later) = rest.split_at(STEP_PAGES);
+            let placement = Placement { range: step, content: super::install::Content::InPlace };
+            self.place(placement, |shared, part| {
+                let Placed { pages, stop } = if protected {
+                    shared.registered.protect(part.range)
+                } else {
+                    shared.registered.unprotect(part.range)
+                };
+                let (_, rest) = part.range.split_at(pages);
+                stop.map_or(Ok(Verb::Unprotect), |stop| Err(Halt { rest, stop }))
+            })
+            .map_err(|halt| halt.stop)?;
+            rest = later;
+        }
+        Ok(())
+    }
+}
