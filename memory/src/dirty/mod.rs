@@ -26,7 +26,7 @@ use std::sync::{Arc, Weak};
 
 use crate::page::{PageIndex, PageRange};
 use crate::ram::{BackingKind, GuestRam};
-use crate::uffd::{self, Feature, Features, Modes, PagemapScan, Registered};
+use crate::uffd::{self, Features, Modes, PagemapScan, Registered};
 use discarded::Discarded;
 
 pub use error::TrackError;
@@ -46,14 +46,8 @@ impl WriteTracker {
     ///
     /// [`TrackError`]: a kernel that lacks what it takes, no permission, or RAM that another userfaultfd serves.
     pub fn start(ram: &GuestRam) -> Result<Self, TrackError> {
-        let wanted = [
-            Feature::WRITE_PROTECT,
-            // Pages that were never touched have to be noted, too, without filling them.
-            Feature::WRITE_PROTECT_UNPOPULATED,
-            Feature::WRITE_PROTECT_SHARED,
-            Feature::WRITE_PROTECT_ASYNC,
-        ];
-        let uffd = uffd::open(wanted.into_iter().fold(Features::NONE, Features::with))?;
+        let features = uffd::WRITE_TRACKING.into_iter().fold(Features::NONE, Features::with);
+        let uffd = uffd::open(features)?;
         let scan = PagemapScan::open()?;
         let modes = Modes { write_protect: true, ..Modes::default() };
         let registered = Registered::new(uffd, ram.clone(), modes)?;

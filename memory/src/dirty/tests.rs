@@ -6,8 +6,8 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::ram::{Backing, RamRange, Sharing};
-use crate::uffd::RegisterError;
 use crate::uffd::tests::machine::HugePages;
+use crate::uffd::{Feature, RegisterError};
 
 const CHUNKS: u64 = 4;
 const BACKINGS: [Backing; 5] = [

@@ -6,6 +6,15 @@ use std::fmt;
 use super::{Feature, Probe};
 use crate::ram::Backing;
 
+/// What [`crate::dirty::WriteTracker`] asks of a userfaultfd. Pages that were never touched have to be noted, too,
+/// without filling them, and those of every backing.
+pub(crate) const WRITE_TRACKING: [Feature; 4] = [
+    Feature::WRITE_PROTECT,
+    Feature::WRITE_PROTECT_UNPOPULATED,
+    Feature::WRITE_PROTECT_SHARED,
+    Feature::WRITE_PROTECT_ASYNC,
+];
+
 /// How whole chunks of 2 MiB get into a guest's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PlaceChunk {
@@ -51,14 +60,7 @@ impl Choice {
     #[must_use]
     pub fn of(probe: Option<&Probe>) -> Self {
         let has = |feature| probe.is_some_and(|probe| probe.has(feature));
-        // Protecting what was never touched comes with both of the others, but on kernels built without it.
-        let tracked = [
-            Feature::WRITE_PROTECT,
-            Feature::WRITE_PROTECT_UNPOPULATED,
-            Feature::WRITE_PROTECT_SHARED,
-            Feature::WRITE_PROTECT_ASYNC,
-        ];
-        let tracks = probe.is_some_and(|probe| probe.pagemap_scan) && tracked.into_iter().all(has);
+        let tracks = probe.is_some_and(|probe| probe.pagemap_scan) && WRITE_TRACKING.into_iter().all(has);
         Self {
             place_chunk: match probe {
                 None => PlaceChunk::BeforeStart,
@@ -160,8 +162,7 @@ mod tests {
             ..kernel((6, 12))
         };
         let mut probes = vec![Probe { pagemap_scan: false, ..kernel((6, 12)) }];
-        let unpopulated = Feature::WRITE_PROTECT_UNPOPULATED;
-        probes.extend([Feature::WRITE_PROTECT, unpopulated, Feature::WRITE_PROTECT_ASYNC].map(lacking));
+        probes.extend(WRITE_TRACKING.map(lacking));
         for probe in probes {
             assert_eq!(Choice::of(Some(&probe)).track_writes, TrackWrites::KvmDirtyLog, "{probe:?}");
         }

@@ -30,6 +30,7 @@ mod placed;
 mod probe;
 mod registered;
 
+pub(crate) use choice::WRITE_TRACKING;
 pub use choice::{Choice, LosePage, PlaceChunk, TrackWrites};
 pub use events::{Access, Event, EventBuffer, Fault, FaultKind};
 pub use features::{Feature, Features};

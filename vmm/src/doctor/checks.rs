@@ -4,10 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use kvm_ioctls::Cap;
-use memory::uffd::{self, Feature, OpenError, Opened, Probe};
 
 use super::trial::{self, Outcome};
-use super::{Finding, Weight};
+use super::{Finding, Weight, guest_memory};
 use crate::kvm::{self, Flavor};
 
 /// What kind of guest this host's KVM runs.
@@ -24,9 +23,7 @@ pub(super) enum Guest {
 pub(super) fn all() -> (Guest, Vec<Finding>) {
     let mut findings = Vec::new();
     let guest = kvm_findings(&mut findings);
-    findings.extend(uffd_findings());
-    findings.push(transparent_huge_pages());
-    findings.push(hugetlb());
+    findings.extend(guest_memory::all());
     findings.push(io_uring());
     (guest, findings)
 }
@@ -35,7 +32,7 @@ pub(super) fn kernel_release() -> String {
     read_trimmed("/proc/sys/kernel/osrelease").unwrap_or_else(|| "unknown".to_owned())
 }
 
-fn read_trimmed(path: impl AsRef<Path>) -> Option<String> {
+pub(super) fn read_trimmed(path: impl AsRef<Path>) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
@@ -96,82 +93,6 @@ fn run_trial(kvm: &kvm_ioctls::Kvm, flavor: Flavor) -> (Guest, Finding) {
             (Guest::Nothing, Finding::bad(name, Weight::Required, detail, "everything", fix))
         }
     }
-}
-
-fn uffd_findings() -> Vec<Finding> {
-    let name = "uffd";
-    match uffd::probe() {
-        Ok(probe) => {
-            let way = match probe.opened {
-                Opened::Device => "/dev/userfaultfd".to_owned(),
-                Opened::Syscall => {
-                    let reason = probe.device_error.as_ref().map(ToString::to_string).unwrap_or_default();
-                    format!("the system call (/dev/userfaultfd: {reason})")
-                }
-            };
-            let mut findings = vec![Finding::good(name, Weight::Optional, format!("usable through {way}"))];
-            findings.extend(Feature::ALL.into_iter().map(|feature| uffd_feature(&probe, feature)));
-            findings.push(pagemap_scan(&probe));
-            findings
-        }
-        Err(error) => {
-            let fix = match &error {
-                OpenError::NotPermitted { .. } => {
-                    "setfacl -m u:$USER:rw /dev/userfaultfd (Linux 6.1), or sysctl vm.unprivileged_userfaultfd=1"
-                }
-                OpenError::Lacks { .. } | OpenError::Handshake(_) => "use a newer kernel",
-            };
-            let lost = "lazy restore, post-copy migration, live snapshots and clones; VMs start and run";
-            vec![Finding::bad(name, Weight::Optional, error.to_string(), lost, fix)]
-        }
-    }
-}
-
-fn uffd_feature(probe: &Probe, feature: Feature) -> Finding {
-    let name = format!("uffd.{}", feature.name);
-    if probe.has(feature) {
-        Finding::good(name, Weight::Optional, "there")
-    } else {
-        let fix = format!("use Linux {} or newer", feature.since);
-        Finding::bad(name, Weight::Optional, "this kernel lacks it", feature.lost_without, fix)
-    }
-}
-
-fn pagemap_scan(probe: &Probe) -> Finding {
-    let name = "uffd.pagemap_scan";
-    if probe.pagemap_scan {
-        return Finding::good(name, Weight::Optional, "there");
-    }
-    let lost = "finding written pages at once: diff snapshots use KVM's dirty log";
-    Finding::bad(name, Weight::Optional, "this kernel lacks it", lost, "use Linux 6.7 or newer")
-}
-
-fn transparent_huge_pages() -> Finding {
-    let name = "memory.transparent_huge_pages";
-    let lost = "huge pages without a reserved pool: guests run on 4 KiB pages, with more TLB misses";
-    match read_trimmed("/sys/kernel/mm/transparent_hugepage/enabled") {
-        Some(setting) if setting.contains("[never]") => {
-            let fix = "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled";
-            Finding::bad(name, Weight::Optional, setting, lost, fix)
-        }
-        Some(setting) => Finding::good(name, Weight::Optional, setting),
-        None => {
-            Finding::bad(name, Weight::Optional, "not in this kernel", lost, "use a kernel built with them")
-        }
-    }
-}
-
-fn hugetlb() -> Finding {
-    let name = "memory.hugetlb_2m";
-    let pool = Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB");
-    let count = |file| read_trimmed(pool.join(file)).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
-    let (free, total) = (count("free_hugepages"), count("nr_hugepages"));
-    let detail = format!("{free} of {total} reserved pages of 2 MiB are free");
-    if free > 0 {
-        return Finding::good(name, Weight::Optional, detail);
-    }
-    let lost = "guests with `huge_pages: 2M`; those with transparent huge pages are not concerned";
-    Finding::bad(name, Weight::Optional, detail, lost, "sysctl vm.nr_hugepages=N")
 }
 
 fn io_uring() -> Finding {

@@ -1,6 +1,7 @@
 //! `faultless doctor`: what this host can do, what is lost by what it cannot, and how to mend it.
 
 mod checks;
+mod guest_memory;
 mod trial;
 
 use std::fmt::Write as _;
