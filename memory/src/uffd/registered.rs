@@ -145,7 +145,11 @@ impl Registered {
         })
     }
 
-    /// Makes every access to the pages a memory error: `UFFDIO_POISON`.
+    /// Makes every access to the pages a memory error: `UFFDIO_POISON`. Pages that are there stay. A later
+    /// [`copy`](Self::copy) mends a page, and a discard makes it missing again.
+    ///
+    /// Whoever touches one gets SIGBUS, as `BUS_MCEERR_AR`; a kernel without `CONFIG_MEMORY_FAILURE` says
+    /// `BUS_ADRERR` to threads of this process.
     pub fn poison(&self, range: PageRange, wake: Wake) -> Placed {
         Placed::of(range, ioctl::poison(self.raw(), self.address(range), range.bytes(), wake.bit()))
     }

@@ -92,3 +92,27 @@ fn a_removed_huge_page_is_told_and_comes_again_as_zero() {
         assert_eq!(reader.recv_timeout(BUDGET).unwrap(), 0);
     }
 }
+
+#[test]
+fn clones_share_a_huge_page_until_one_writes_it() {
+    let Some(_pool) = HugePages::take(6) else { return };
+    let template = ram_of(SHARED, 4);
+    template.write_obj(0x42_u8, GuestAddress(PageIndex(700).offset())).unwrap();
+    let clone = || {
+        let memfd = template.memfd().unwrap().try_clone_to_owned().unwrap();
+        let ranges = [RamRange { gpa: GuestAddress(0), size_bytes: 4 << 20 }];
+        let ram = GuestRam::over_memfd(&ranges, memfd, Sharing::Private).unwrap();
+        assert_eq!(ram.backing(), PRIVATE);
+        register(ram, Modes { minor: true, ..MISSING })
+    };
+    let clones = [clone(), clone()];
+    for clone in &clones {
+        let reader = touch(clone, 700, None);
+        assert_eq!(next_fault(clone).kind, FaultKind::Minor);
+        assert_eq!(clone.map_cached(CHUNK, false, Wake::Now), done(512));
+        assert_eq!(reader.recv_timeout(BUDGET).unwrap(), 0x42);
+    }
+    assert_eq!(touch(&clones[0], 700, Some(0x43)).recv_timeout(BUDGET).unwrap(), 0x43);
+    assert_eq!(clones.each_ref().map(|clone| content(clone, 700)), [0x43, 0x42]);
+    assert_eq!(template.read_obj::<u8>(GuestAddress(PageIndex(700).offset())).unwrap(), 0x42);
+}

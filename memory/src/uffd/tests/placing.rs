@@ -2,7 +2,7 @@ use super::*;
 
 #[test]
 fn a_missing_page_is_copied_in_and_its_reader_goes_on() {
-    for backing in [ANONYMOUS, MEMFD] {
+    for backing in [ANONYMOUS, MEMFD, Backing::MemfdPrivate] {
         let registered = registered(backing, 2, MISSING);
         let reader = touch(&registered, 3, None);
         let fault = next_fault(&registered);

@@ -2,7 +2,7 @@ use super::*;
 
 #[test]
 fn one_access_faults_as_missing_and_again_as_protected() {
-    for backing in [ANONYMOUS, MEMFD] {
+    for backing in [ANONYMOUS, MEMFD, Backing::MemfdPrivate] {
         let registered = registered(backing, 2, MISSING_WP);
         let writer = touch(&registered, 5, Some(0x11));
         let first = next_fault(&registered);
