@@ -11,7 +11,7 @@ use vm_memory::{
 use super::RamRange;
 use super::mapping::Mapping;
 
-/// One region of guest RAM. It is reached through [`GuestRam`], and through vm-memory's traits.
+/// One region of guest RAM. It is reached through [`GuestRam`](super::GuestRam), and through vm-memory's traits.
 #[derive(Debug)]
 pub struct RamRegion {
     pub(super) mapping: Arc<Mapping>,
