@@ -24,6 +24,11 @@ const PLACE_TIMEOUT: Duration = Duration::from_secs(2);
 const PLACE_RETRY: Duration = Duration::from_micros(50);
 
 impl Handler {
+    /// Somebody may want `range` soon.
+    pub(super) fn prefetch(&mut self, range: PageRange) {
+        self.scheduler.prefetch(range.intersection(self.shared.registered.ram().pages()));
+    }
+
     /// Claims and gives what to ask a source for now.
     pub(super) fn requests(&mut self, requests: &mut Vec<PageRequest>) {
         let tick = self.tick();

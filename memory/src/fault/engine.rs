@@ -87,7 +87,7 @@ pub struct Stopped {
 /// Serves the faults of guest memory.
 pub struct FaultEngine {
     memory: Option<ServedMemory>,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     orders: Orders,
     server: Option<JoinHandle<Box<dyn PageSource>>>,
     filler: Option<FillerThread>,
@@ -106,7 +106,11 @@ impl ServedMemory {
     ///
     /// [`StartError`].
     pub fn new(ram: GuestRam, write_protect: bool) -> Result<Self, StartError> {
-        let there = uffd::probe()?.features;
+        Self::with(uffd::probe()?.features, ram, write_protect)
+    }
+
+    /// As on a kernel that has the features `there`.
+    pub(super) fn with(there: Features, ram: GuestRam, write_protect: bool) -> Result<Self, StartError> {
         // Asynchronous write-protection would take the faults away that are to be told.
         let features = there.without(Features::NONE.with(Feature::WRITE_PROTECT_ASYNC));
         let backing = ram.backing();

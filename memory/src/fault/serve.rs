@@ -90,7 +90,7 @@ impl Server {
         while let Some(order) = self.inbox.next() {
             // Who asked may be gone by the time of the answer; then nobody wants to know.
             match order {
-                Order::Prefetch(range) => self.handler.scheduler.prefetch(range),
+                Order::Prefetch(range) => self.handler.prefetch(range),
                 Order::Protect(observer, answer) => drop(answer.send(self.handler.protect(observer))),
                 Order::Unprotect(answer) => drop(answer.send(self.handler.unprotect())),
                 Order::Allow(range) => self.handler.allow(range),

@@ -9,7 +9,9 @@ use vm_memory::GuestAddress;
 use crate::fault::{AroundPolicy, FaultEngine, Options, Status};
 use crate::page::{PageIndex, PageRange};
 use crate::ram::{Backing, GuestRam, RamRange};
-use crate::source::pattern::{Pattern, page_is, range_is};
+use crate::source::pattern::{Pattern, PatternReader, page_is, range_is};
+use crate::source::scripted::{Script, ScriptedHandle, ScriptedSource};
+use crate::source::{PageSource, Reading};
 
 /// How long anything that must happen may take.
 pub(super) const BUDGET: Duration = Duration::from_secs(2);
@@ -100,4 +102,32 @@ pub(super) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 
 pub(super) fn assert_serving(engine: &FaultEngine) {
     assert_eq!(engine.status(), Status::Serving);
+}
+
+/// A script whose pages are those of [`FULL`].
+pub(super) fn well_behaved() -> Script {
+    Script { pattern: FULL, ..Script::default() }
+}
+
+/// Memory served by a script.
+pub(super) fn scripted(ram: &GuestRam, script: Script, options: &Options) -> (FaultEngine, ScriptedHandle) {
+    let (source, handle) = ScriptedSource::new(script, ram.pages().count).unwrap();
+    (FaultEngine::start(ram.clone(), Box::new(source), None, options).unwrap(), handle)
+}
+
+pub(super) fn good_source(ram: &GuestRam) -> Box<dyn PageSource> {
+    Box::new(Reading::new(PatternReader { pattern: FULL, pages: ram.pages().count }))
+}
+
+/// Waits until the engine has read so many faults.
+pub(super) fn until_faults(engine: &FaultEngine, faults: u64) {
+    until("the faults are read", || engine.report().counts.faults >= faults);
+}
+
+pub(super) fn assert_waiting<T>(receiver: &Receiver<T>) {
+    assert!(receiver.recv_timeout(SILENCE).is_err(), "whoever waits goes on waiting");
+}
+
+pub(super) fn assert_asked(handle: &ScriptedHandle, index: u64) {
+    assert!(handle.wait_until_asked(PageIndex(index), 1, BUDGET), "page {index} is not asked for");
 }

@@ -4,6 +4,14 @@
 //! |---|---|
 //! | `harness` | memory, threads that touch it, and a budget of time for everything that must happen |
 //! | `serving` | every backing, from every kind of source, byte by byte |
+//! | `races` | two things at once, each parked at the point where it hurts |
+//! | `filling` | the background against faults, discards and bad readers |
+//! | `protecting` | writes to protected pages, missing and swapped out ones among them |
+//! | `losing` | sources that fail, lie, hang and die; kernels that lack something |
 
+mod filling;
 mod harness;
+mod losing;
+mod protecting;
+mod races;
 mod serving;
