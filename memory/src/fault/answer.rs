@@ -14,7 +14,7 @@ use super::install::{Content, Halt, Placement};
 use super::scheduler::Failure as Verdict;
 use super::shared::{Failure, Shared};
 use super::statistics::{Verb, add};
-use crate::page::PageRange;
+use crate::page::{PageRange, PageSize};
 use crate::source::{PageReply, PageRequest, Priority, SourceError};
 use crate::uffd::Stop;
 
@@ -48,12 +48,31 @@ impl Handler {
             PageReply::InPlace(range) => (range, Content::InPlace),
         };
         let inside = range.intersection(self.shared.registered.ram().pages());
+        add(&self.shared.statistics.counters.unwanted, range.count - inside.count);
+        if inside.is_empty() {
+            return;
+        }
+        let answer = Placement { range, content }.part(inside);
+        if self.granule == PageSize::Base4K {
+            return self.whole(answer);
+        }
+        if !inside.widened(self.granule).wholes(self.granule).any(|it| self.scheduler.knows(it.start)) {
+            return add(&self.shared.statistics.counters.unwanted, inside.count);
+        }
+        // They are taken out for the time of the call, as what is whole is placed by all the rest.
+        let mut assembly = std::mem::take(&mut self.assembly);
+        assembly.take(answer, self.granule, &mut |whole| self.whole(whole));
+        self.assembly = assembly;
+    }
+
+    /// The source has answered for whole granules.
+    fn whole(&mut self, answer: Placement<'_>) {
         let mut runs = std::mem::take(&mut self.runs);
-        self.scheduler.answered(inside, |run, priority| runs.push((run, priority)));
+        self.scheduler.answered(answer.range, |run, priority| runs.push((run, priority)));
         let wanted: u64 = runs.iter().map(|(run, _)| run.count).sum();
-        add(&self.shared.statistics.counters.unwanted, range.count - wanted);
+        add(&self.shared.statistics.counters.unwanted, answer.range.count - wanted);
         for (run, priority) in runs.drain(..) {
-            self.found(Placement { range, content }.part(run), priority);
+            self.found(answer.part(run), priority);
         }
         self.runs = runs;
     }

@@ -8,17 +8,19 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use super::around::{AroundPolicy, FaultAround};
+use super::assemble::Assembly;
 use super::fill::{FillOptions, FillQueue, Filler};
 use super::handler::Handler;
 use super::locality::{Locality, Whereabouts};
 use super::order::{Inbox, Order, Orders, orders};
+use super::pre_image::PreImage;
 use super::scheduler::{Limits, Scheduler};
 use super::serve::Server;
 use super::shared::{Shared, Status};
 use super::statistics::Report;
 use super::write::WriteObserver;
 use crate::map::{PageMap, PageState};
-use crate::page::PageRange;
+use crate::page::{PageRange, PageSize};
 use crate::ram::{DiscardWatcher, GuestRam, TooManyWatchers};
 use crate::source::{PageReader, PageSource};
 use crate::uffd::{self, Feature, Features, Modes, OpenError, RegisterError, Registered, Stop};
@@ -114,7 +116,7 @@ impl ServedMemory {
         // Asynchronous write-protection would take the faults away that are to be told.
         let features = there.without(Features::NONE.with(Feature::WRITE_PROTECT_ASYNC));
         let backing = ram.backing();
-        let minor = if backing.page_size() == crate::PageSize::Huge2M {
+        let minor = if backing.page_size() == PageSize::Huge2M {
             Feature::MINOR_HUGETLB
         } else {
             Feature::MINOR_SHMEM
@@ -355,18 +357,25 @@ fn spawn_server(
     options: &Options,
 ) -> io::Result<JoinHandle<Box<dyn PageSource>>> {
     let options = *options;
+    let pre_image = PreImage::new(shared.registered.ram().backing())?;
     thread::Builder::new().name("fault".to_owned()).spawn(move || {
         let granule = shared.registered.ram().backing().page_size();
+        let mut limits = options.limits;
+        if granule == PageSize::Huge2M {
+            limits.demand_pages_max = limits.demand_pages_max.min(Assembly::DEMANDED_MAX);
+        }
         let around = FaultAround::new(options.around, shared.registered.ram().pages().count);
         let handler = Handler {
             shared,
-            scheduler: Scheduler::new(options.limits, granule),
+            scheduler: Scheduler::new(limits, granule),
             around,
             queue,
             events: Default::default(),
             waits: Default::default(),
+            assembly: Default::default(),
             observer: None,
-            pre_image: Vec::new(),
+            pre_image,
+            unannounced: Vec::new(),
             whereabouts: Whereabouts::new(options.locality),
             stale: Default::default(),
             last_thread: None,

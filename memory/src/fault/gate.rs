@@ -10,7 +10,10 @@
 //! ```
 //!
 //! Either the discard sees the passage and waits, or the passage was entered later and sees the mark.
+//!
+//! Discards that are under way are known, too: what a page holds that is being thrown away is nobody's business.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::page::PageRange;
@@ -21,6 +24,18 @@ pub(crate) struct Gate {
     /// As many as there are threads that place.
     placing: Mutex<Vec<PageRange>>,
     left: Condvar,
+    discards: Mutex<Discards>,
+    /// Whether there are discards that have ended, so that looking costs nothing where there are none.
+    has_ended: AtomicBool,
+}
+
+/// What is being thrown away, and what was until a moment ago.
+#[derive(Debug, Default)]
+struct Discards {
+    /// As many as there are threads that discard.
+    running: Vec<PageRange>,
+    /// Done, though who reads their events may not have looked at them yet.
+    ended: Vec<PageRange>,
 }
 
 impl Gate {
@@ -38,6 +53,43 @@ impl Gate {
         drop(self.left.wait_while(self.placing(), is_placed).unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// Pages are being thrown away from now on.
+    pub(crate) fn begin_discard(&self, range: PageRange) {
+        self.discards().running.push(range);
+    }
+
+    /// They are gone.
+    pub(crate) fn end_discard(&self, range: PageRange) {
+        let mut discards = self.discards();
+        take_one(&mut discards.running, range);
+        discards.ended.push(range);
+        self.has_ended.store(true, Ordering::Release);
+    }
+
+    /// To be called before events are read: a discard ends after its event was read, so those that have ended by now
+    /// have been looked at.
+    pub(crate) fn forget_ended(&self) {
+        if self.has_ended.swap(false, Ordering::AcqRel) {
+            self.discards().ended.clear();
+        }
+    }
+
+    /// Whether any page of `range` is being thrown away.
+    pub(crate) fn is_discarding(&self, range: PageRange) -> bool {
+        self.discards().running.iter().any(|gone| !gone.intersection(range).is_empty())
+    }
+
+    /// Whether the removal of `range` that was just read is of a discard that is known.
+    pub(crate) fn is_known(&self, range: PageRange) -> bool {
+        let discards = self.discards();
+        let mut known = discards.running.iter().chain(&discards.ended);
+        known.any(|gone| gone.intersection(range) == range)
+    }
+
+    fn discards(&self) -> MutexGuard<'_, Discards> {
+        self.discards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn placing(&self) -> MutexGuard<'_, Vec<PageRange>> {
         self.placing.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -52,12 +104,15 @@ pub(crate) struct Passage<'a> {
 
 impl Drop for Passage<'_> {
     fn drop(&mut self) {
-        let mut placing = self.gate.placing();
-        if let Some(place) = placing.iter().position(|placed| *placed == self.range) {
-            placing.swap_remove(place);
-        }
-        drop(placing);
+        take_one(&mut self.gate.placing(), self.range);
         self.gate.left.notify_all();
+    }
+}
+
+/// Takes one of those that are `range` out.
+fn take_one(ranges: &mut Vec<PageRange>, range: PageRange) {
+    if let Some(place) = ranges.iter().position(|other| *other == range) {
+        ranges.swap_remove(place);
     }
 }
 

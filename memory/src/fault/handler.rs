@@ -12,8 +12,7 @@
 //! - A removal is marked before anything else is placed, and before any fault read with it is looked at.
 //! - A fault is answered by placing the page, by waking the thread, or by a failure that is told. It is left alone only
 //!   where the filler is about to place the page, who wakes whoever waits.
-//! - The thread reads guest memory only where a page is present and write-protected, and no removal of it was read; it
-//!   waits for nobody who touches guest memory.
+//! - The thread touches guest memory only where that cannot fault: see `pre_image`. It waits for nobody who does.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,9 +20,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::around::FaultAround;
+use super::assemble::Assembly;
 use super::fill::FillQueue;
 use super::install::{Content, Placement};
 use super::locality::Whereabouts;
+use super::pre_image::PreImage;
 use super::scheduler::Scheduler;
 use super::shared::Shared;
 use super::statistics::add;
@@ -37,6 +38,9 @@ use crate::uffd::{Event, EventBuffer, Fault, FaultKind};
 /// How often in a row one thread may miss a page that is there before that is taken for a loss.
 const STALE_MAX: u32 = 16;
 
+/// How many removals are remembered that came without a word.
+const UNANNOUNCED_MAX: usize = 64;
+
 /// What the fault thread knows, but for the source.
 pub(super) struct Handler {
     pub(super) shared: Arc<Shared>,
@@ -45,9 +49,12 @@ pub(super) struct Handler {
     pub(super) queue: Option<Arc<FillQueue>>,
     pub(super) events: Events,
     pub(super) waits: Waits,
+    pub(super) assembly: Assembly,
     pub(super) observer: Option<Box<dyn WriteObserver>>,
-    pub(super) pre_image: Vec<u8>,
+    pub(super) pre_image: PreImage,
     pub(super) whereabouts: Whereabouts,
+    /// What was removed without the RAM being told. Past a limit it is taken for everything.
+    pub(super) unannounced: Vec<PageRange>,
     pub(super) stale: Stale,
     /// The thread whose fault was read last, until it is looked for.
     pub(super) last_thread: Option<i32>,
@@ -91,6 +98,7 @@ impl Handler {
 
     /// Reads a batch of events, and marks the removals in it; gives how many there were.
     pub(super) fn read_events(&mut self) -> io::Result<usize> {
+        self.shared.gate.forget_ended();
         let Events { buffer, faults, removals } = &mut self.events;
         let count = self.shared.registered.read_events(buffer, &mut |event| match event {
             Event::Fault(fault) => faults.push_back(fault),
@@ -105,6 +113,9 @@ impl Handler {
     fn removed(&mut self, range: PageRange) {
         let range = range.intersection(self.shared.registered.ram().pages());
         self.shared.map.remove(range);
+        if !self.shared.gate.is_known(range) {
+            self.note_unannounced(range);
+        }
         add(&self.shared.statistics.counters.removed, range.count);
         let had_demand = self.scheduler.demanded().any(|page| range.contains(page));
         self.scheduler.remove(range);
@@ -113,6 +124,14 @@ impl Handler {
             // They fault again, and are given zeros.
             self.shared.installer.wake(range);
         }
+    }
+
+    /// Somebody throws pages away without telling the RAM. When that is done is not known.
+    fn note_unannounced(&mut self, range: PageRange) {
+        if self.unannounced.len() == UNANNOUNCED_MAX {
+            self.unannounced = vec![self.shared.registered.ram().pages()];
+        }
+        self.unannounced.push(range);
     }
 
     /// Whether faults can be taken that were not read yet.

@@ -17,6 +17,8 @@
 //! | [`around`] | which pages to prefetch around one that is demanded: pure |
 //! | `install` | puts pages into a guest: the one place that knows the kernel's answers |
 //! | `fill` | the filler thread: whole chunks, what is expected to be wanted, and the rest |
+//! | `assemble` | granules of huge pages that are answered in pieces |
+//! | `pre_image` | what a protected page holds, read without a fault |
 //! | `gate` | keeps background placements and discards apart |
 //! | `locality` | where the fault thread runs |
 //! | `statistics` | counts and latencies |
@@ -33,6 +35,7 @@
 
 mod answer;
 pub mod around;
+mod assemble;
 mod engine;
 mod fill;
 mod gate;
@@ -40,6 +43,7 @@ mod handler;
 mod install;
 mod locality;
 mod order;
+mod pre_image;
 mod protect;
 pub mod scheduler;
 mod serve;

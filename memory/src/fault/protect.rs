@@ -10,13 +10,13 @@
 //! A page that is missing is not protected by the request, but comes protected: the access that misses it faults
 //! again as a write. With `WP_UNPOPULATED` it is marked, too, so that the order of the two does not matter.
 
+use std::io;
 use std::time::Instant;
 
 use super::handler::Handler;
 use super::install::{Halt, Placement};
 use super::statistics::{Verb, add};
 use super::write::{Verdict, WriteObserver};
-use crate::map::PageState;
 use crate::page::{PageIndex, PageRange};
 use crate::uffd::{Placed, Stop};
 
@@ -66,15 +66,17 @@ impl Handler {
         }
     }
 
+    /// A write fault tells that the page is there, whatever the page map has come to know.
     fn ask_observer(&mut self, granule: PageRange) -> Verdict {
         let Some(observer) = &mut self.observer else { return Verdict::Allow };
-        let content = match self.shared.map.get(granule.start) {
-            PageState::Present => {
-                self.pre_image.resize(usize::try_from(granule.bytes()).unwrap_or(0), 0);
-                let read = self.shared.registered.ram().read_pages(granule, &mut self.pre_image);
-                if read.is_ok() { &self.pre_image[..] } else { &[] }
-            }
-            _ => &[],
+        let is_told = |removed: &PageRange| removed.intersection(granule).is_empty();
+        let content = if self.shared.gate.is_discarding(granule) {
+            Ok(&[][..])
+        } else if self.unannounced.iter().all(is_told) {
+            self.pre_image.read(&self.shared.registered, granule)
+        } else {
+            // It may be gone at any moment, and then reading it would be a fault that nobody serves.
+            Err(io::Error::other("the page was discarded by other means than `GuestRam::discard`"))
         };
         observer.before_write(granule, content)
     }

@@ -143,7 +143,12 @@ impl Shared {
 
 impl DiscardWatcher for Shared {
     fn before_discard(&self, range: PageRange) {
+        self.gate.begin_discard(range);
         self.map.remove(range);
         self.gate.wait_for(range);
+    }
+
+    fn after_discard(&self, range: PageRange) {
+        self.gate.end_discard(range);
     }
 }

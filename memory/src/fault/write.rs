@@ -1,5 +1,7 @@
 //! Writes to protected pages: what is done before one lands.
 
+use std::io;
+
 use crate::page::PageRange;
 
 /// What becomes of a write to a protected page.
@@ -15,9 +17,9 @@ pub enum Verdict {
 ///
 /// It is called on the thread that serves faults, so it neither waits nor touches guest memory.
 pub trait WriteObserver: Send {
-    /// Somebody wants to write `page`, which is one page of the memory's size. `content` is what is there, and stays
-    /// until the verdict; it is empty for a page that was thrown away.
+    /// Somebody wants to write `page`, which is one page of the memory's size. `content` is what is there; it is empty
+    /// for a page that was thrown away, and an error where it could not be read.
     ///
     /// A page may be told of more than once: several threads may wait for it, or a verdict have come too late for one.
-    fn before_write(&mut self, page: PageRange, content: &[u8]) -> Verdict;
+    fn before_write(&mut self, page: PageRange, content: io::Result<&[u8]>) -> Verdict;
 }

@@ -35,8 +35,7 @@ fn parked(ram: &GuestRam, options: &Options) -> (FaultEngine, Receiver<PageRange
     let (begun, begins) = channel();
     let (go, on) = channel();
     let reader = Parked { reader: PatternReader { pattern: FULL, pages: ram.pages().count }, begun, on };
-    let engine =
-        FaultEngine::start(ram.clone(), good_source(ram), Some(Box::new(reader)), options).unwrap();
+    let engine = FaultEngine::start(ram.clone(), good_source(ram), Some(Box::new(reader)), options).unwrap();
     (engine, begins, go)
 }
 

@@ -8,7 +8,7 @@ mod placing;
 mod poison;
 mod protecting;
 mod registering;
-mod swap;
+pub(crate) mod swap;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

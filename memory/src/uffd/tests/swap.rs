@@ -8,11 +8,13 @@ use super::machine::Turn;
 use super::*;
 
 /// A compressed swap device of 64 MiB, for as long as one test has its turn.
-struct Swap {
+pub(crate) struct Swap {
     _turn: Turn,
 }
 
 const DEVICE: &str = "/dev/zram0";
+/// 64 MiB and a page, so that it is known again.
+const SIZE_BYTES: &str = "67112960";
 
 fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
     let output =
@@ -22,17 +24,23 @@ fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
 
 impl Swap {
     /// `None`, and why on the output, where the machine gives none.
-    fn take() -> Option<Self> {
+    pub(crate) fn take() -> Option<Self> {
         let turn = Turn::take();
         stay_on_one_processor();
         // Built in, or loaded already, where this fails.
         let _ = run("modprobe", &["zram"]);
-        let size = fs::read_to_string("/sys/block/zram0/disksize").unwrap_or_default();
+        let size = || fs::read_to_string("/sys/block/zram0/disksize").unwrap_or_default();
+        if size().trim() == SIZE_BYTES {
+            // A test that was killed has left it behind: nobody else has one of exactly this size.
+            let _ = run("swapoff", &[DEVICE]);
+            let _ = fs::write("/sys/block/zram0/reset", "1");
+        }
+        let size = size();
         if size.trim() != "0" {
             println!("NOT TESTED: the machine has no zram device that is free (size: {size:?})");
             return None;
         }
-        let sized = fs::write("/sys/block/zram0/disksize", "64M").map_err(|error| error.to_string());
+        let sized = fs::write("/sys/block/zram0/disksize", SIZE_BYTES).map_err(|error| error.to_string());
         let swap = Self { _turn: turn };
         let on = sized.and_then(|()| run("mkswap", &[DEVICE])).and_then(|()| run("swapon", &[DEVICE]));
         match on {
@@ -68,25 +76,25 @@ fn stay_on_one_processor() {
     assert_eq!(unsafe { libc::sched_setaffinity(0, size_of_val(&processors), &raw const processors) }, 0);
 }
 
-fn pointer(memory: &Memory, index: u64) -> *mut libc::c_void {
-    let address = memory.ram().base_address() + PageIndex(index).offset();
+fn pointer(ram: &GuestRam, index: u64) -> *mut libc::c_void {
+    let address = ram.base_address() + PageIndex(index).offset();
     std::ptr::without_provenance_mut(usize::try_from(address).unwrap())
 }
 
-fn is_resident(memory: &Memory, index: u64) -> bool {
+fn is_resident(ram: &GuestRam, index: u64) -> bool {
     let mut resident = 0_u8;
     // SAFETY: the page belongs to the RAM, and the kernel writes one byte for it.
-    assert_eq!(unsafe { libc::mincore(pointer(memory, index), 4096, &raw mut resident) }, 0);
+    assert_eq!(unsafe { libc::mincore(pointer(ram, index), 4096, &raw mut resident) }, 0);
     resident & 1 == 1
 }
 
 /// Pages one page out, and waits until it is.
-fn page_out(memory: &Memory, index: u64) {
+pub(crate) fn page_out(ram: &GuestRam, index: u64) {
     let deadline = Instant::now() + BUDGET;
-    while is_resident(memory, index) {
+    while is_resident(ram, index) {
         // SAFETY: the page belongs to the RAM, and its content stays what it is.
-        assert_eq!(unsafe { libc::madvise(pointer(memory, index), 4096, libc::MADV_PAGEOUT) }, 0);
-        assert!(Instant::now() < deadline, "page {index} is not paged out");
+        assert_eq!(unsafe { libc::madvise(pointer(ram, index), 4096, libc::MADV_PAGEOUT) }, 0);
+        assert!(Instant::now() < deadline, "page {index} of {:?} is not paged out", ram.backing());
         thread::yield_now();
     }
 }
@@ -99,9 +107,9 @@ fn a_protected_page_that_was_swapped_out_faults_at_its_first_write() {
     for backing in BACKINGS {
         let memory = registered(backing, 2, MISSING_WP);
         assert_eq!(memory.copy(page(5), &bytes(0x77, 1), true, Wake::Now), done(1));
-        page_out(&memory, 5);
+        page_out(memory.ram(), 5);
         assert_eq!(content(&memory, 5), 0x77, "{backing:?}: a reader swaps it in, and hears of nothing");
-        page_out(&memory, 5);
+        page_out(memory.ram(), 5);
         let writer = touch(&memory, 5, Some(0x11));
         let fault = next_fault(&memory);
         assert_eq!((fault.page, fault.kind), (PageIndex(5), FaultKind::WriteProtected), "{backing:?}");
@@ -121,11 +129,11 @@ fn one_access_survives_missing_protected_and_swapped() {
         assert_eq!(next_fault(&memory).kind, FaultKind::Missing, "{backing:?}");
         assert_eq!(memory.copy(page(5), &bytes(0x77, 1), true, Wake::Later), done(1));
         // It goes out before the writer has looked again.
-        page_out(&memory, 5);
+        page_out(memory.ram(), 5);
         memory.wake(page(5)).unwrap();
         assert_eq!(next_fault(&memory).kind, FaultKind::WriteProtected, "{backing:?}");
         // And once more while it waits to write.
-        page_out(&memory, 5);
+        page_out(memory.ram(), 5);
         assert_eq!(memory.unprotect(page(5)), done(1));
         assert_eq!(writer.recv_timeout(BUDGET).unwrap(), 0x11);
         let address = GuestAddress(PageIndex(5).offset());
