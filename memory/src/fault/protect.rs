@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use super::handler::Handler;
 use super::install::{Halt, Placement};
+use super::shared::Failure;
 use super::statistics::{Verb, add};
 use super::write::{Verdict, WriteObserver};
 use crate::page::{PageIndex, PageRange};
@@ -42,17 +43,24 @@ impl Handler {
     pub(super) fn unprotect(&mut self) -> Option<Box<dyn WriteObserver>> {
         self.shared.installer.set_protects(false);
         let all = self.shared.registered.ram().pages();
-        if let Err(stop) = self.change(all, false) {
-            self.lose(all, &format!("write-protection cannot be ended: {stop}"));
-        }
+        self.end_protection(all);
         self.observer.take()
     }
 
     /// Lets pages be written.
     pub(super) fn allow(&mut self, range: PageRange) {
         let range = range.intersection(self.shared.registered.ram().pages()).widened(self.granule);
-        if let Err(stop) = self.change(range, false) {
-            self.lose(range, &format!("write-protection cannot be ended: {stop}"));
+        self.end_protection(range);
+    }
+
+    fn end_protection(&mut self, range: PageRange) {
+        match self.change(range, false) {
+            // Where nothing can be protected, nobody waits to write.
+            Ok(()) | Err(Stop::NotRegistered) => {}
+            Err(stop) => {
+                let cause = format!("write-protection of {range} cannot be ended: {stop}");
+                self.shared.fail(Failure { pages: range, cause, is_guest_told: false });
+            }
         }
     }
 
