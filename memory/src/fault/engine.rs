@@ -23,7 +23,9 @@ use crate::map::{PageMap, PageState};
 use crate::page::{PageRange, PageSize};
 use crate::ram::{DiscardWatcher, GuestRam, TooManyWatchers};
 use crate::source::{PageReader, PageSource};
-use crate::uffd::{self, Feature, Features, Modes, OpenError, RegisterError, Registered, Stop};
+use crate::uffd::{
+    self, Feature, Features, Modes, OpenError, PageEntry, Pagemap, RegisterError, Registered, Stop,
+};
 
 /// How an engine works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -154,6 +156,30 @@ impl ServedMemory {
         &self.map
     }
 
+    /// Takes back the claims of a thread that is no more. Without a panic there are none.
+    ///
+    /// What it has placed through a page cache may have been written by the guest since, and must not be written again:
+    /// a page that is mapped is there.
+    fn take_claims_back(&self) -> io::Result<()> {
+        let all = self.ram().pages();
+        if self.ram().backing().shares_writes() && self.map.count(PageState::Requested) > 0 {
+            let pagemap = Pagemap::open()?;
+            let mut claimed = Vec::new();
+            self.map.state_runs(all, |run, state| {
+                if state == PageState::Requested {
+                    claimed.push(run);
+                }
+            });
+            for page in claimed.into_iter().flat_map(PageRange::pages) {
+                if pagemap.entry(self.ram(), page)? != PageEntry::Absent {
+                    self.map.settle(page.alone());
+                }
+            }
+        }
+        self.map.take_requested_back(all);
+        Ok(())
+    }
+
     /// Gives the memory back without a userfaultfd, or itself where pages are missing yet.
     ///
     /// # Errors
@@ -210,7 +236,7 @@ impl FaultEngine {
         let shares_cache = memory.modes.minor;
         let (registered, map) = (Arc::clone(&memory.registered), Arc::clone(&memory.map));
         let all = registered.ram().pages();
-        map.take_requested_back(all);
+        memory.take_claims_back()?;
         let shared = Arc::new(Shared::new(registered, map, source.name(), shares_cache)?);
         let watcher: Arc<dyn DiscardWatcher> = Arc::clone(&shared) as _;
         memory.ram().watch_discards(Arc::downgrade(&watcher))?;
@@ -302,6 +328,8 @@ impl FaultEngine {
         let reader = self.stop_filler();
         let source = self.stop_server();
         let memory = self.memory.take().expect("only this takes it, and consumes the engine");
+        // Where it cannot be done, the next engine says so.
+        let _ = memory.take_claims_back();
         Stopped { memory, source, reader }
     }
 
@@ -314,9 +342,7 @@ impl FaultEngine {
 
     fn stop_server(&mut self) -> Option<Box<dyn PageSource>> {
         self.orders.send(Order::Stop);
-        let source = self.server.take()?.join().ok();
-        self.shared.map.take_requested_back(self.ram().pages());
-        source
+        self.server.take()?.join().ok()
     }
 
     /// Sends an order that is answered.
@@ -357,6 +383,7 @@ fn spawn_server(
     options: &Options,
 ) -> io::Result<JoinHandle<Box<dyn PageSource>>> {
     let options = *options;
+    let shares_writes = shared.registered.ram().backing().shares_writes();
     let pre_image = PreImage::new(shared.registered.ram().backing())?;
     thread::Builder::new().name("fault".to_owned()).spawn(move || {
         let granule = shared.registered.ram().backing().page_size();
@@ -380,6 +407,7 @@ fn spawn_server(
             stale: Default::default(),
             last_thread: None,
             runs: Vec::new(),
+            shares_writes,
             poisons,
             granule,
             started: Instant::now(),

@@ -5,7 +5,7 @@
 //! | `Missing` | served by the source, or by the filler where a whole chunk is to come |
 //! | `Requested` | served with the answer that is on its way |
 //! | `Present` | woken: the page came while the fault was read. From a memfd it may have been unmapped; it is mapped again |
-//! | `Removed` | given zeros |
+//! | `Removed` | given zeros; or, where a shared memfd has the page, what was written to it since |
 //!
 //! Invariants:
 //!
@@ -60,6 +60,8 @@ pub(super) struct Handler {
     pub(super) last_thread: Option<i32>,
     /// Runs of an answer that are wanted; kept for its memory.
     pub(super) runs: Vec<(PageRange, Priority)>,
+    /// Whether what the guest writes is in a page cache.
+    pub(super) shares_writes: bool,
     /// Whether a page can be made a memory error.
     pub(super) poisons: bool,
     pub(super) granule: PageSize,
@@ -181,7 +183,11 @@ impl Handler {
             PageState::Missing => self.missing(fault.page, now),
             PageState::Requested => self.requested(fault.page, now),
             PageState::Present => self.present(fault, now),
-            PageState::Removed => self.give_zeros(fault.page, now),
+            // What is in a shared cache was written since it was thrown away.
+            PageState::Removed if fault.kind == FaultKind::Minor && self.shares_writes => {
+                self.give(fault.page, Content::InPlace, now);
+            }
+            PageState::Removed => self.give(fault.page, Content::Zero, now),
         }
     }
 
@@ -226,7 +232,7 @@ impl Handler {
         add(&self.shared.statistics.counters.stale, 1);
         if fault.kind == FaultKind::Minor {
             // The host has unmapped what is in the page cache, to swap it out for example.
-            return self.give(Placement { range: granule, content: Content::InPlace }, now);
+            return self.give(fault.page, Content::InPlace, now);
         }
         if self.stale.again(fault) >= STALE_MAX {
             return self.lose(granule, "the page was in guest memory and is not any more");
@@ -234,12 +240,9 @@ impl Handler {
         self.shared.installer.wake(granule);
     }
 
-    fn give_zeros(&mut self, page: PageIndex, now: Instant) {
-        self.give(Placement { range: page.containing(self.granule), content: Content::Zero }, now);
-    }
-
-    /// Places pages that were claimed by nobody, as none is needed for what they are to hold.
-    fn give(&mut self, placement: Placement<'_>, now: Instant) {
+    /// Places a page that was claimed by nobody, as no source is needed for what it is to hold.
+    fn give(&mut self, page: PageIndex, content: Content<'_>, now: Instant) {
+        let placement = Placement { range: page.containing(self.granule), content };
         match self.place(placement, |shared, part| shared.installer.place(part)) {
             Ok(verb) => {
                 add(&self.shared.statistics.counters.demanded, placement.range.count);

@@ -203,24 +203,30 @@ impl Installer {
         Ok(way)
     }
 
+    /// What the cache has of a page that is to be zero is zero, or what the guest has written since it was: it is mapped,
+    /// and never written.
     fn replace_by_zeros(&self, page: PageRange) -> Placed {
-        let zeros = &self.zeros[..usize::try_from(page.bytes()).unwrap_or(0)];
-        if self.way == Way::Cache && self.registered.ram().write_cached(page, zeros).is_ok() {
-            return self.registered.map_cached(page, self.protects(), Wake::Now);
+        if self.way == Way::Cache {
+            let placed = self.registered.map_cached(page, self.protects(), Wake::Now);
+            if placed.stop != Some(Stop::NoSource) {
+                return placed;
+            }
         }
+        let zeros = &self.zeros[..usize::try_from(page.bytes()).unwrap_or(0)];
         self.registered.copy(page, zeros, self.protects(), Wake::Now)
     }
 
     fn copy_zeros(&self, range: PageRange) -> Result<Verb, Halt> {
         let pages_max = PageRange::count_of(self.zeros.len() as u64);
-        let mut rest = range;
-        while !rest.is_empty() {
-            let (now, later) = rest.split_at(pages_max);
-            let bytes = &self.zeros[..usize::try_from(now.bytes()).unwrap_or(0)];
-            self.place(Placement { range: now, content: Content::Bytes(bytes) })
-                .map_err(|halt| Halt { rest: PageRange::between(halt.rest.start, range.end()), ..halt })?;
-            rest = later;
-        }
+        self.drive(range, |rest| {
+            let (now, _) = rest.split_at(pages_max);
+            let zeros = &self.zeros[..usize::try_from(now.bytes()).unwrap_or(0)];
+            let placed = self.registered.copy(now, zeros, self.protects(), Wake::Now);
+            if self.way == Way::Cache && placed == (Placed { pages: 0, stop: Some(Stop::Exists) }) {
+                return self.registered.map_cached(now.split_at(1).0, self.protects(), Wake::Now);
+            }
+            placed
+        })?;
         Ok(Verb::Copy)
     }
 

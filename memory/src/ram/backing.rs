@@ -100,7 +100,8 @@ impl Backing {
     }
 
     /// Whether what the guest writes is in the memfd.
-    pub(super) const fn writes_reach_memfd(self) -> bool {
+    #[must_use]
+    pub const fn shares_writes(self) -> bool {
         matches!(self, Self::Memfd { .. } | Self::HugetlbMemfd { sharing: Sharing::Shared })
     }
 

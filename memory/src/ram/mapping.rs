@@ -90,7 +90,7 @@ impl Mapping {
         if range.is_empty() {
             return Ok(());
         }
-        let advice = if self.backing.writes_reach_memfd() { libc::MADV_REMOVE } else { libc::MADV_DONTNEED };
+        let advice = if self.backing.shares_writes() { libc::MADV_REMOVE } else { libc::MADV_DONTNEED };
         let watchers = self.watchers.current();
         watchers.iter().for_each(|watcher| watcher.before_discard(range));
         // SAFETY: the offset is inside the mapping, as just checked.
@@ -154,7 +154,7 @@ impl Mapping {
     }
 
     fn map_over_reservation(&self) -> Result<(), RamError> {
-        let shared = self.backing.writes_reach_memfd();
+        let shared = self.backing.shares_writes();
         // hugetlb is reserved on purpose: a page missing from the pool would be a SIGBUS in the running guest.
         let kind = match self.backing {
             Backing::Anonymous { .. } => libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,

@@ -180,6 +180,27 @@ fn a_page_that_the_host_unmapped_from_a_memfd_is_mapped_again() {
 }
 
 #[test]
+fn what_is_written_to_a_discarded_page_outlasts_the_swap() {
+    let Some(_swap) = Swap::take() else { return };
+    for backing in [ANONYMOUS, MEMFD, Backing::MemfdPrivate] {
+        for protects in [false, true] {
+            let ram = ram(backing, 4);
+            let (engine, _) = scripted(&ram, well_behaved(), &protectable());
+            assert!(is_original(5, &content(&ram, 5)));
+            ram.discard(page(5)).unwrap();
+            let (observer, _) = notes(Verdict::Allow);
+            if protects {
+                engine.protect(observer).unwrap();
+            }
+            write(&ram, 5, 0xee);
+            page_out(&ram, 5);
+            assert_eq!(content(&ram, 5)[0], 0xee, "{backing:?}, protected: {protects}");
+            assert_serving(&engine);
+        }
+    }
+}
+
+#[test]
 fn a_discarded_page_is_written_as_zeros() {
     for backing in BACKINGS {
         let ram = ram(backing, 4);

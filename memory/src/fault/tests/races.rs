@@ -171,6 +171,30 @@ fn whoever_waits_when_the_handler_is_killed_is_served_by_the_next() {
 }
 
 #[test]
+fn what_a_dead_handler_has_placed_and_not_noted_is_not_placed_again() {
+    for backing in BACKINGS {
+        let ram = ram(backing, 4);
+        let (engine, _) = scripted(&ram, well_behaved(), &on_demand());
+        // As a thread leaves it that dies between placing a page and noting so.
+        assert_eq!(engine.map().claim(page(5)), page(5));
+        let registered = &engine.shared.registered;
+        let placed = if backing == MEMFD {
+            ram.write_cached(page(5), &[0x11; 4096]).unwrap();
+            registered.map_cached(page(5), false, Wake::Now)
+        } else {
+            registered.copy(page(5), &[0x11; 4096], false, Wake::Now)
+        };
+        assert_eq!(placed, Placed { pages: 1, stop: None });
+        let memory = engine.stop().memory;
+        write(&ram, 5, 0xee);
+        let engine = FaultEngine::resume(memory, good_source(&ram), None, &on_demand()).unwrap();
+        engine.prefetch(pages(4, 4));
+        until("the others are there", || engine.map().count(PageState::Present) == 4);
+        assert_eq!(content(&ram, 5)[0], 0xee, "{backing:?}");
+    }
+}
+
+#[test]
 fn an_engine_that_is_dropped_leaves_those_who_wait_waiting() {
     let ram = ram(ANONYMOUS, 4);
     let (engine, source) = scripted(&ram, well_behaved(), &on_demand());
