@@ -1,7 +1,7 @@
 //! An engine: its threads, and what is asked of them from outside.
 
 use std::io;
-use std::os::fd::{BorrowedFd, IntoRawFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -15,17 +15,16 @@ use super::locality::{Locality, Whereabouts};
 use super::order::{Inbox, Order, Orders, orders};
 use super::pre_image::PreImage;
 use super::scheduler::{Limits, Scheduler};
-use super::serve::Server;
+use super::serve::{Ended, Server};
+use super::served::{ServedMemory, StartError};
 use super::shared::{Shared, Status};
 use super::statistics::Report;
 use super::write::WriteObserver;
-use crate::map::{PageMap, PageState};
+use crate::map::PageMap;
 use crate::page::{PageRange, PageSize};
-use crate::ram::{DiscardWatcher, GuestRam, TooManyWatchers};
+use crate::ram::{DiscardWatcher, GuestRam};
 use crate::source::{PageReader, PageSource};
-use crate::uffd::{
-    self, Feature, Features, Modes, OpenError, PageEntry, Pagemap, RegisterError, Registered, Stop,
-};
+use crate::uffd::{Feature, Stop};
 
 /// How an engine works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,48 +41,15 @@ pub struct Options {
     pub write_protect: bool,
 }
 
-/// Why an engine could not be started. The memory is as it was.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// There is no userfaultfd.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// The memory cannot be served.
-    #[error(transparent)]
-    Register(#[from] RegisterError),
-    /// It is to be write-protected and cannot be.
-    #[error("this kernel cannot write-protect memory of this kind: it lacks {missing}; use a newer one")]
-    NoWriteProtect {
-        /// What it lacks.
-        missing: Features,
-    },
-    /// Too much has to know of discards.
-    #[error(transparent)]
-    Watch(#[from] TooManyWatchers),
-    /// The host gives no thread, descriptor or memory.
-    #[error("cannot start a thread that serves faults")]
-    Host(#[from] io::Error),
-}
-
-/// Memory, what is known of its pages, and the userfaultfd that serves it: with or without an engine.
-///
-/// While there is no engine, whoever misses a page waits for the next one, and so does whoever throws pages away. If
-/// it is dropped while pages are missing, its userfaultfd stays open for as long as the process lives: closed, it would
-/// give zero pages to those who wait, silently.
-#[derive(Debug)]
-pub struct ServedMemory {
-    registered: Arc<Registered>,
-    map: Arc<PageMap>,
-    features: Features,
-    modes: Modes,
-}
-
 /// What is left of an engine that was stopped.
 pub struct Stopped {
     /// The memory, for the next one.
     pub memory: ServedMemory,
     /// The source; none where the thread that had it has panicked.
     pub source: Option<Box<dyn PageSource>>,
+    /// Who was asked before writes, if memory was protected. It still is: with the next engine every write is allowed,
+    /// and told to nobody, until memory is protected again.
+    pub observer: Option<Box<dyn WriteObserver>>,
     /// The filler's reader, if there was one.
     pub reader: Option<Box<dyn PageReader>>,
 }
@@ -93,7 +59,7 @@ pub struct FaultEngine {
     memory: Option<ServedMemory>,
     pub(super) shared: Arc<Shared>,
     orders: Orders,
-    server: Option<JoinHandle<Box<dyn PageSource>>>,
+    server: Option<JoinHandle<Ended>>,
     filler: Option<FillerThread>,
 }
 
@@ -101,109 +67,6 @@ pub struct FaultEngine {
 struct FillerThread {
     queue: Arc<FillQueue>,
     thread: JoinHandle<Box<dyn PageReader>>,
-}
-
-impl ServedMemory {
-    /// Registers `ram`, of which every page is missing.
-    ///
-    /// # Errors
-    ///
-    /// [`StartError`].
-    pub fn new(ram: GuestRam, write_protect: bool) -> Result<Self, StartError> {
-        Self::with(uffd::probe()?.features, ram, write_protect)
-    }
-
-    /// As on a kernel that has the features `there`.
-    pub(super) fn with(there: Features, ram: GuestRam, write_protect: bool) -> Result<Self, StartError> {
-        // Asynchronous write-protection would take the faults away that are to be told.
-        let features = there.without(Features::NONE.with(Feature::WRITE_PROTECT_ASYNC));
-        let backing = ram.backing();
-        let minor = if backing.page_size() == PageSize::Huge2M {
-            Feature::MINOR_HUGETLB
-        } else {
-            Feature::MINOR_SHMEM
-        };
-        let mut protection = Features::NONE.with(Feature::WRITE_PROTECT);
-        if !backing.supports_move() {
-            protection = protection.with(Feature::WRITE_PROTECT_SHARED);
-        }
-        let missing = protection.without(features);
-        if write_protect && !missing.is_empty() {
-            return Err(StartError::NoWriteProtect { missing });
-        }
-        let minor = backing.has_page_cache() && features.has(minor);
-        let modes = Modes { missing: true, write_protect, minor };
-        let map = Arc::new(PageMap::new(ram.pages().count));
-        let registered = Arc::new(Registered::new(uffd::open(features)?, ram, modes)?);
-        Ok(Self { registered, map, features, modes })
-    }
-
-    /// Says that pages are in the guest already, or need no source: writes to them can be told of all the same.
-    pub fn assume_present(&self, range: PageRange) {
-        let claimed = self.map.claim(range);
-        self.map.settle(claimed);
-    }
-
-    /// The RAM.
-    #[must_use]
-    pub fn ram(&self) -> &GuestRam {
-        self.registered.ram()
-    }
-
-    /// What is known of each page.
-    #[must_use]
-    pub fn map(&self) -> &PageMap {
-        &self.map
-    }
-
-    /// Takes back the claims of a thread that is no more. Without a panic there are none.
-    ///
-    /// What it has placed through a page cache may have been written by the guest since, and must not be written again:
-    /// a page that is mapped is there.
-    fn take_claims_back(&self) -> io::Result<()> {
-        let all = self.ram().pages();
-        if self.ram().backing().shares_writes() && self.map.count(PageState::Requested) > 0 {
-            let pagemap = Pagemap::open()?;
-            let mut claimed = Vec::new();
-            self.map.state_runs(all, |run, state| {
-                if state == PageState::Requested {
-                    claimed.push(run);
-                }
-            });
-            for page in claimed.into_iter().flat_map(PageRange::pages) {
-                if pagemap.entry(self.ram(), page)? != PageEntry::Absent {
-                    self.map.settle(page.alone());
-                }
-            }
-        }
-        self.map.take_requested_back(all);
-        Ok(())
-    }
-
-    /// Gives the memory back without a userfaultfd, or itself where pages are missing yet.
-    ///
-    /// # Errors
-    ///
-    /// Itself, with the kernel's refusal if it was one.
-    pub fn release(self) -> Result<GuestRam, (Self, Option<io::Error>)> {
-        if self.map.count(PageState::Missing) > 0 {
-            return Err((self, None));
-        }
-        match self.registered.unregister() {
-            Ok(()) => Ok(self.registered.ram().clone()),
-            Err(error) => Err((self, Some(error))),
-        }
-    }
-}
-
-impl Drop for ServedMemory {
-    fn drop(&mut self) {
-        if self.map.count(PageState::Missing) > 0
-            && let Ok(kept) = self.registered.duplicate_fd()
-        {
-            let _ = kept.into_raw_fd();
-        }
-    }
 }
 
 impl FaultEngine {
@@ -247,7 +110,8 @@ impl FaultEngine {
         };
         let queue = filler.as_ref().map(|filler| Arc::clone(&filler.queue));
         let poisons = memory.features.has(Feature::POISON);
-        let server = spawn_server(Arc::clone(&shared), source, inbox, queue, poisons, options)?;
+        let server = spawn_server(Arc::clone(&shared), source, inbox, queue.clone(), poisons, options);
+        let server = server.inspect_err(|_| queue.iter().for_each(|queue| queue.stop()))?;
         // Those whose faults the engine before had read do not fault again by themselves.
         shared.installer.wake(all);
         Ok(Self { memory: Some(memory), shared, orders, server: Some(server), filler })
@@ -326,11 +190,11 @@ impl FaultEngine {
     #[must_use = "whoever waits for a page waits for what is done with this"]
     pub fn stop(mut self) -> Stopped {
         let reader = self.stop_filler();
-        let source = self.stop_server();
+        let (source, observer) = self.stop_server().map_or((None, None), |it| (Some(it.source), it.observer));
         let memory = self.memory.take().expect("only this takes it, and consumes the engine");
         // Where it cannot be done, the next engine says so.
         let _ = memory.take_claims_back();
-        Stopped { memory, source, reader }
+        Stopped { memory, source, observer, reader }
     }
 
     /// To be called before the server is stopped: the filler may wait for a removal to be read.
@@ -340,7 +204,7 @@ impl FaultEngine {
         thread.join().ok()
     }
 
-    fn stop_server(&mut self) -> Option<Box<dyn PageSource>> {
+    fn stop_server(&mut self) -> Option<Ended> {
         self.orders.send(Order::Stop);
         self.server.take()?.join().ok()
     }
@@ -381,7 +245,7 @@ fn spawn_server(
     queue: Option<Arc<FillQueue>>,
     poisons: bool,
     options: &Options,
-) -> io::Result<JoinHandle<Box<dyn PageSource>>> {
+) -> io::Result<JoinHandle<Ended>> {
     let options = *options;
     let shares_writes = shared.registered.ram().backing().shares_writes();
     let pre_image = PreImage::new(shared.registered.ram().backing())?;

@@ -16,22 +16,23 @@
 //! - Whoever waits for a chunk that could not be filled is woken, faults again, and is served on demand.
 //! - Pages are placed within a passage of the gate, for discards are not seen here.
 
-use std::collections::VecDeque;
+mod queue;
+
 use std::num::NonZeroU32;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+pub(crate) use queue::FillQueue;
+use queue::Job;
 
 use super::install::{Content, Placement};
 use super::shared::Shared;
 use super::statistics::add;
 use crate::map::PageState;
-use crate::page::{PageIndex, PageRange, PageSize};
+use crate::page::{PageRange, PageSize};
 use crate::source::{Content as Found, PageReader, SourceError};
 use crate::staging::Staging;
 
-/// How many chunks and ranges may wait: more are declined, or forgotten from the front.
-const URGENT_MAX: usize = 64;
-const AHEAD_MAX: usize = 4096;
 /// How many pages are copied at once: 64 KiB, from where on more of them cost as much for each.
 const PIECE_PAGES: u64 = 16;
 /// After so many failures the rest is left to those who want it.
@@ -44,150 +45,6 @@ pub struct FillOptions {
     pub everything: bool,
     /// How fast that goes at most, in MiB a second; as fast as it can where there is none.
     pub rate_mib_s: Option<NonZeroU32>,
-}
-
-/// What a filler is to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Job {
-    Urgent(PageRange),
-    Ahead(PageRange),
-    Rest(PageRange),
-}
-
-/// What is to be filled. The engine's threads put it in, the filler takes it out.
-#[derive(Debug)]
-pub(crate) struct FillQueue {
-    inner: Mutex<Inner>,
-    changed: Condvar,
-    moves: bool,
-}
-
-#[derive(Debug)]
-struct Inner {
-    urgent: VecDeque<PageRange>,
-    ahead: VecDeque<PageRange>,
-    /// The chunk that is being filled because it was urgent.
-    current: Option<PageRange>,
-    /// Where the last fault was.
-    near: PageIndex,
-    everything: bool,
-    takes_urgent: bool,
-    is_stopped: bool,
-    failure: Option<String>,
-}
-
-impl FillQueue {
-    pub(crate) fn new(shared: &Shared, options: FillOptions, kernel_moves: bool) -> Self {
-        let backing = shared.registered.ram().backing();
-        let moves = kernel_moves && backing.supports_move();
-        let inner = Inner {
-            urgent: VecDeque::new(),
-            ahead: VecDeque::new(),
-            current: None,
-            near: PageIndex(0),
-            everything: options.everything,
-            takes_urgent: moves,
-            is_stopped: false,
-            failure: None,
-        };
-        Self { inner: Mutex::new(inner), changed: Condvar::new(), moves }
-    }
-
-    /// Takes over a whole chunk that somebody waits for, or declines.
-    pub(crate) fn take_over(&self, chunk: PageRange) -> bool {
-        let mut inner = self.lock();
-        if inner.is_urgent(chunk) {
-            return true;
-        }
-        if !inner.takes_urgent || inner.urgent.len() >= URGENT_MAX {
-            return false;
-        }
-        inner.urgent.push_back(chunk);
-        self.changed.notify_one();
-        true
-    }
-
-    /// Whether `chunk` was taken over and is not done.
-    pub(crate) fn is_urgent(&self, chunk: PageRange) -> bool {
-        self.moves && self.lock().is_urgent(chunk)
-    }
-
-    /// Somebody may want `range` soon.
-    pub(crate) fn ahead(&self, range: PageRange) {
-        let mut inner = self.lock();
-        if inner.ahead.len() == AHEAD_MAX {
-            inner.ahead.pop_front();
-        }
-        inner.ahead.push_back(range);
-        self.changed.notify_one();
-    }
-
-    /// There was a fault on `page`: what is near it is filled first.
-    pub(crate) fn fault_at(&self, page: PageIndex) {
-        self.lock().near = page;
-    }
-
-    /// What stood in the way of filling last.
-    pub(crate) fn failure(&self) -> Option<String> {
-        self.lock().failure.clone()
-    }
-
-    pub(crate) fn stop(&self) {
-        self.lock().is_stopped = true;
-        self.changed.notify_all();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits for something to do, for the rest not before `not_before`; `None` when it was stopped.
-    fn next(&self, shared: &Shared, not_before: Instant) -> Option<Job> {
-        let mut inner = self.lock();
-        loop {
-            inner.current = None;
-            if inner.is_stopped {
-                return None;
-            }
-            if let Some(chunk) = inner.urgent.pop_front() {
-                inner.current = Some(chunk);
-                return Some(Job::Urgent(chunk));
-            }
-            if let Some(range) = inner.ahead.pop_front() {
-                return Some(Job::Ahead(range));
-            }
-            let wait = not_before.saturating_duration_since(Instant::now());
-            if inner.everything && wait.is_zero() {
-                match next_chunk(shared, inner.near) {
-                    Some(chunk) => {
-                        inner.near = chunk.end();
-                        return Some(Job::Rest(chunk));
-                    }
-                    None => inner.everything = false,
-                }
-            }
-            inner = if inner.everything {
-                self.changed.wait_timeout(inner, wait).unwrap_or_else(PoisonError::into_inner).0
-            } else {
-                self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner)
-            };
-        }
-    }
-}
-
-impl Inner {
-    fn is_urgent(&self, chunk: PageRange) -> bool {
-        self.current == Some(chunk) || self.urgent.contains(&chunk)
-    }
-}
-
-/// The first chunk from `near` on, and around, that misses a page, as far as it is RAM.
-fn next_chunk(shared: &Shared, near: PageIndex) -> Option<PageRange> {
-    let all = shared.registered.ram().pages();
-    let missing = |from, to| shared.map.next_missing(from, to);
-    let near = if all.contains(near) { near.containing(PageSize::Huge2M).start } else { all.start };
-    let page = missing(near, all.end()).or_else(|| missing(all.start, near))?;
-    Some(page.containing(PageSize::Huge2M).intersection(all))
 }
 
 /// The thread's end.
@@ -207,12 +64,7 @@ struct Farewell(Arc<Shared>, Arc<FillQueue>);
 
 impl Drop for Farewell {
     fn drop(&mut self) {
-        let mut inner = self.1.lock();
-        inner.takes_urgent = false;
-        inner.current = None;
-        let urgent = std::mem::take(&mut inner.urgent);
-        drop(inner);
-        if !urgent.is_empty() || std::thread::panicking() {
+        if self.1.close() || std::thread::panicking() {
             self.0.installer.wake(self.0.registered.ram().pages());
         }
     }
@@ -251,10 +103,7 @@ impl Filler {
     }
 
     fn finish_urgent(&self, chunk: PageRange, failed: bool) {
-        let mut inner = self.queue.lock();
-        inner.current = None;
-        inner.takes_urgent &= !failed;
-        drop(inner);
+        self.queue.finish_urgent(failed);
         self.shared.installer.wake(chunk);
     }
 
@@ -262,10 +111,7 @@ impl Filler {
     fn note_failure(&mut self, range: PageRange, error: &SourceError) {
         self.failures += 1;
         add(&self.shared.statistics.counters.fill_failures, 1);
-        let mut inner = self.queue.lock();
-        inner.failure = Some(error.to_string());
-        inner.everything &= self.failures < FAILURES_MAX;
-        drop(inner);
+        self.queue.note_failure(error.to_string(), self.failures < FAILURES_MAX);
         self.shared.installer.wake(range);
     }
 
@@ -297,7 +143,7 @@ impl Filler {
             }
         });
         let is_whole = chunk.is_whole(PageSize::Huge2M) && missing == [chunk];
-        if is_whole && self.queue.moves && !self.shared.installer.protects() {
+        if is_whole && self.queue.moves() && !self.shared.installer.protects() {
             return self.fill_by_move(chunk);
         }
         for run in missing {

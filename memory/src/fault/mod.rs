@@ -10,7 +10,8 @@
 //!
 //! | room | what it is for |
 //! |---|---|
-//! | `engine` | [`FaultEngine`]: starting, asking, stopping, handing memory over to the next one |
+//! | `engine` | [`FaultEngine`]: starting, asking, stopping |
+//! | `served` | [`ServedMemory`]: what one engine leaves to the next |
 //! | `serve` | the fault thread's loop, and what it sleeps on |
 //! | `handler`, `answer`, `protect` | what is done about a fault, an answer, a write to a protected page |
 //! | [`scheduler`] | what to ask a source for next: pure |
@@ -47,16 +48,18 @@ mod pre_image;
 mod protect;
 pub mod scheduler;
 mod serve;
+mod served;
 mod shared;
 mod statistics;
 mod waits;
 mod write;
 
 pub use around::AroundPolicy;
-pub use engine::{FaultEngine, Options, ServedMemory, StartError, Stopped};
+pub use engine::{FaultEngine, Options, Stopped};
 pub use fill::FillOptions;
 pub use locality::Locality;
 pub use scheduler::Limits;
+pub use served::{ServedMemory, StartError};
 pub use shared::{Failure, Status};
 pub use statistics::{Counts, Latency, Report, Verb};
 pub use write::{Verdict, WriteObserver};

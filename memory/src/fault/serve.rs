@@ -15,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::handler::Handler;
 use super::order::{Inbox, Order};
 use super::shared::Shared;
+use super::write::WriteObserver;
 use crate::source::{PageRequest, PageSource, SourceError};
 
 /// What the thread has.
@@ -25,6 +26,12 @@ pub(super) struct Server {
     pub(super) requests: Vec<PageRequest>,
     /// Why the source answers no more.
     pub(super) source_gone: Option<String>,
+}
+
+/// What the thread gives back at its end.
+pub(super) struct Ended {
+    pub(super) source: Box<dyn PageSource>,
+    pub(super) observer: Option<Box<dyn WriteObserver>>,
 }
 
 /// What ended a wait.
@@ -54,14 +61,14 @@ impl Drop for Farewell {
 }
 
 impl Server {
-    /// Serves until it is told to stop, or cannot, and gives back the source.
-    pub(super) fn run(mut self) -> Box<dyn PageSource> {
+    /// Serves until it is told to stop, or cannot.
+    pub(super) fn run(mut self) -> Ended {
         let shared = Arc::clone(&self.handler.shared);
         let _farewell = Farewell(Arc::clone(&shared));
         if let Err(error) = self.serve() {
             shared.fail_all(&format!("userfaultfd cannot be read any more: {error}"));
         }
-        self.source
+        Ended { source: self.source, observer: self.handler.observer }
     }
 
     fn serve(&mut self) -> io::Result<()> {

@@ -8,7 +8,7 @@ use std::thread;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::harness::*;
-use crate::fault::engine::ServedMemory;
+use crate::fault::ServedMemory;
 use crate::fault::{Failure, FaultEngine, Limits, Options, Status};
 use crate::map::PageState;
 use crate::page::{PageIndex, PageRange};

@@ -5,8 +5,8 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use super::harness::*;
-use crate::fault::engine::{ServedMemory, StartError};
 use crate::fault::{FaultEngine, FillOptions, Options, Verb, Verdict, WriteObserver};
+use crate::fault::{ServedMemory, StartError};
 use crate::map::PageState;
 use crate::page::{PageIndex, PageRange, PageSize};
 use crate::ram::{Backing, GuestRam};

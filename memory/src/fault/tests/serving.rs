@@ -3,9 +3,10 @@
 use super::harness::*;
 use crate::fault::{FaultEngine, FillOptions, Options, Verb};
 use crate::map::PageState;
-use crate::ram::Backing;
-use crate::source::Reading;
-use crate::source::pattern::{Pattern, PatternReader};
+use crate::ram::{Backing, GuestRam, RamRange, Sharing};
+use crate::source::pattern::{Pattern, PatternReader, fill_page};
+use crate::source::{InPlaceSource, Reading};
+use vm_memory::GuestAddress;
 
 fn patterned(backing: Backing, pattern: Pattern, options: &Options, fills: bool) -> FaultEngine {
     let ram = ram(backing, 8);
@@ -60,4 +61,39 @@ fn demanded_pages_are_counted_by_source_and_verb() {
         report.latencies.iter().map(|(source, verb, it)| (*source, *verb, it.count)).collect();
     assert_eq!(counts, [("pattern", Verb::Copy, 6), ("pattern", Verb::Zero, 3)]);
     assert_eq!(report.counts.zero, 3);
+}
+
+#[test]
+fn clones_share_what_none_of_them_wrote_and_keep_what_they_did() {
+    let golden = ram(MEMFD, 4);
+    let memfd = || golden.memfd().unwrap().try_clone_to_owned().unwrap();
+    let mut bytes = vec![0; 4096];
+    for page in golden.pages().pages().take(1000) {
+        fill_page(page, 7, &mut bytes);
+        golden.write_cached(page.alone(), &bytes).unwrap();
+    }
+    let clone = || {
+        let ranges = [RamRange { gpa: GuestAddress(0), size_bytes: 4 << 20 }];
+        let ram = GuestRam::over_memfd(&ranges, memfd(), Sharing::Private).unwrap();
+        let options = Options { write_protect: true, ..Options::default() };
+        let source = Box::new(InPlaceSource::new(memfd()));
+        (FaultEngine::start(ram.clone(), source, None, &options).unwrap(), ram)
+    };
+    let clones = [clone(), clone()];
+    for (index, (engine, ram)) in (1_u8..).zip(&clones) {
+        assert_content(ram, FULL, pages(0, 1000));
+        assert!((1000..1024).all(|page| is_zero(&content(ram, page))), "what the memfd has not is zero");
+        write(ram, 3, index);
+        ram.discard(page(9)).unwrap();
+        assert_serving(engine);
+        let verbs: Vec<_> = engine.report().latencies.iter().map(|(_, verb, _)| *verb).collect();
+        assert!(verbs.contains(&Verb::Continue) && !verbs.contains(&Verb::Copy), "{verbs:?}");
+    }
+    for (index, (_, ram)) in (1_u8..).zip(&clones) {
+        assert_eq!(content(ram, 3)[0], index);
+        assert!(is_zero(&content(ram, 9)), "a discarded page does not come back");
+    }
+    let mut saved = vec![0; 4096];
+    golden.read_cached(page(3), &mut saved).unwrap();
+    assert!(is_original(3, &saved), "the memfd is as it was");
 }

@@ -1,0 +1,156 @@
+//! Guest memory that faults are served for, with or without an engine.
+//!
+//! ```text
+//!   GuestRam ──new──▶ ServedMemory ──resume──▶ FaultEngine
+//!                        │   ▲                    │
+//!        all is there    │   └────────stop────────┘
+//!   GuestRam ◀──release──┘
+//! ```
+
+use std::io;
+use std::os::fd::IntoRawFd;
+use std::sync::Arc;
+
+use crate::map::{PageMap, PageState};
+use crate::page::{PageRange, PageSize};
+use crate::ram::{GuestRam, TooManyWatchers};
+use crate::uffd::{self, Feature, Features, Modes, OpenError, PageEntry, Pagemap, RegisterError, Registered};
+
+/// Why an engine could not be started. The memory is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is no userfaultfd.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The memory cannot be served.
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+    /// It is to be write-protected and cannot be.
+    #[error("this kernel cannot write-protect memory of this kind: it lacks {missing}; use a newer one")]
+    NoWriteProtect {
+        /// What it lacks.
+        missing: Features,
+    },
+    /// Too much has to know of discards.
+    #[error(transparent)]
+    Watch(#[from] TooManyWatchers),
+    /// The host gives no thread, descriptor or memory.
+    #[error("cannot start a thread that serves faults")]
+    Host(#[from] io::Error),
+}
+
+/// Memory, what is known of its pages, and the userfaultfd that serves it: with or without an engine.
+///
+/// While there is no engine, whoever misses a page waits for the next one, and so does whoever throws pages away. If
+/// it is dropped while pages are missing, its userfaultfd stays open for as long as the process lives: closed, it would
+/// give zero pages to those who wait, silently.
+#[derive(Debug)]
+pub struct ServedMemory {
+    pub(super) registered: Arc<Registered>,
+    pub(super) map: Arc<PageMap>,
+    pub(super) features: Features,
+    pub(super) modes: Modes,
+}
+
+impl ServedMemory {
+    /// Registers `ram`, of which every page is missing.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`].
+    pub fn new(ram: GuestRam, write_protect: bool) -> Result<Self, StartError> {
+        Self::with(uffd::probe()?.features, ram, write_protect)
+    }
+
+    /// As on a kernel that has the features `there`.
+    pub(super) fn with(there: Features, ram: GuestRam, write_protect: bool) -> Result<Self, StartError> {
+        // Asynchronous write-protection would take the faults away that are to be told.
+        let features = there.without(Features::NONE.with(Feature::WRITE_PROTECT_ASYNC));
+        let backing = ram.backing();
+        let minor = if backing.page_size() == PageSize::Huge2M {
+            Feature::MINOR_HUGETLB
+        } else {
+            Feature::MINOR_SHMEM
+        };
+        let mut protection = Features::NONE.with(Feature::WRITE_PROTECT);
+        if !backing.supports_move() {
+            protection = protection.with(Feature::WRITE_PROTECT_SHARED);
+        }
+        let missing = protection.without(features);
+        if write_protect && !missing.is_empty() {
+            return Err(StartError::NoWriteProtect { missing });
+        }
+        let minor = backing.has_page_cache() && features.has(minor);
+        let modes = Modes { missing: true, write_protect, minor };
+        let map = Arc::new(PageMap::new(ram.pages().count));
+        let registered = Arc::new(Registered::new(uffd::open(features)?, ram, modes)?);
+        Ok(Self { registered, map, features, modes })
+    }
+
+    /// Says that pages are in the guest already, or need no source: writes to them can be told of all the same.
+    pub fn assume_present(&self, range: PageRange) {
+        let claimed = self.map.claim(range);
+        self.map.settle(claimed);
+    }
+
+    /// The RAM.
+    #[must_use]
+    pub fn ram(&self) -> &GuestRam {
+        self.registered.ram()
+    }
+
+    /// What is known of each page.
+    #[must_use]
+    pub fn map(&self) -> &PageMap {
+        &self.map
+    }
+
+    /// Takes back the claims of a thread that is no more. Without a panic there are none.
+    ///
+    /// What it has placed through a page cache may have been written by the guest since, and must not be written again:
+    /// a page that is mapped is there.
+    pub(super) fn take_claims_back(&self) -> io::Result<()> {
+        let all = self.ram().pages();
+        if self.ram().backing().shares_writes() && self.map.count(PageState::Requested) > 0 {
+            let pagemap = Pagemap::open()?;
+            let mut claimed = Vec::new();
+            self.map.state_runs(all, |run, state| {
+                if state == PageState::Requested {
+                    claimed.push(run);
+                }
+            });
+            for page in claimed.into_iter().flat_map(PageRange::pages) {
+                if pagemap.entry(self.ram(), page)? != PageEntry::Absent {
+                    self.map.settle(page.alone());
+                }
+            }
+        }
+        self.map.take_requested_back(all);
+        Ok(())
+    }
+
+    /// Gives the memory back without a userfaultfd, or itself where pages are missing yet.
+    ///
+    /// # Errors
+    ///
+    /// Itself, with the kernel's refusal if it was one.
+    pub fn release(self) -> Result<GuestRam, (Self, Option<io::Error>)> {
+        if self.map.count(PageState::Missing) > 0 {
+            return Err((self, None));
+        }
+        match self.registered.unregister() {
+            Ok(()) => Ok(self.registered.ram().clone()),
+            Err(error) => Err((self, Some(error))),
+        }
+    }
+}
+
+impl Drop for ServedMemory {
+    fn drop(&mut self) {
+        if self.map.count(PageState::Missing) > 0
+            && let Ok(kept) = self.registered.duplicate_fd()
+        {
+            let _ = kept.into_raw_fd();
+        }
+    }
+}
