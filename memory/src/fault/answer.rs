@@ -136,6 +136,7 @@ impl Handler {
             match self.scheduler.failed(granule.start, tick) {
                 Verdict::RetryAt(_) => add(&self.shared.statistics.counters.retried, granule.count),
                 Verdict::GivenUp => self.lose(granule, &chain(error)),
+                Verdict::Dropped => self.let_go(granule),
                 Verdict::Unwanted => {}
             }
         }

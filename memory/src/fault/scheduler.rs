@@ -74,7 +74,9 @@ pub enum Failure {
     RetryAt(u64),
     /// It was asked for often enough.
     GivenUp,
-    /// Nobody waits for it.
+    /// Nobody waits for it. It was asked for all the same, and is no longer: its claim is to be given back.
+    Dropped,
+    /// Nobody waits for it, and it was not asked for.
     Unwanted,
 }
 
@@ -209,8 +211,9 @@ impl Scheduler {
     pub fn failed(&mut self, page: PageIndex, now: u64) -> Failure {
         let granule = page.containing(self.granule);
         let Some(demand) = self.demand.get_mut(&granule.start) else {
-            self.ahead.cut(granule, |_| {});
-            return Failure::Unwanted;
+            let mut was_asked_for = false;
+            self.ahead.cut(granule, |_| was_asked_for = true);
+            return if was_asked_for { Failure::Dropped } else { Failure::Unwanted };
         };
         match demand.stage {
             // A source that says so twice does not put the next attempt off.

@@ -171,7 +171,8 @@ impl Model {
                 assert!(self.waiting.remove(&granule) && self.claimed.remove(&granule));
                 self.asked_before.remove(&granule);
             }
-            Failure::Unwanted => {
+            Failure::Unwanted => panic!("granule {granule} was asked for"),
+            Failure::Dropped => {
                 assert!(!self.waiting.contains(&granule) && self.claimed.remove(&granule));
             }
         }
