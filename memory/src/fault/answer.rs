@@ -9,6 +9,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::fill::FillQueue;
 use super::handler::Handler;
 use super::install::{Content, Halt, Placement};
 use super::scheduler::Failure as Verdict;
@@ -144,6 +145,9 @@ impl Handler {
 
     /// What was asked for and is not answered in time.
     pub(super) fn expire(&mut self) {
+        if let Some(queue) = &self.queue {
+            self.watch_filler(queue);
+        }
         let tick = self.tick();
         let mut expired = Vec::new();
         self.scheduler.expire(tick, |range, priority| expired.push((range, priority)));
@@ -167,6 +171,16 @@ impl Handler {
     fn let_go(&self, range: PageRange) {
         self.shared.map.release(range);
         self.shared.installer.wake(range);
+        if let Some(queue) = &self.queue {
+            queue.look_again();
+        }
+    }
+
+    /// Whoever waits for a chunk that the filler does not come to is served on demand.
+    fn watch_filler(&self, queue: &FillQueue) {
+        if queue.deadline(self.answer_limit).is_some_and(|deadline| deadline <= Instant::now()) {
+            queue.give_up().into_iter().for_each(|chunk| self.shared.installer.wake(chunk));
+        }
     }
 
     /// The pages cannot be had, whatever is done.

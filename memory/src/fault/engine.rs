@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::around::{AroundPolicy, FaultAround};
 use super::assemble::Assembly;
@@ -271,6 +271,7 @@ fn spawn_server(
             stale: Default::default(),
             last_thread: None,
             runs: Vec::new(),
+            answer_limit: Duration::from_millis(limits.answer_ticks_max),
             shares_writes,
             poisons,
             granule,

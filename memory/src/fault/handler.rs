@@ -60,6 +60,8 @@ pub(super) struct Handler {
     pub(super) last_thread: Option<i32>,
     /// Runs of an answer that are wanted; kept for its memory.
     pub(super) runs: Vec<(PageRange, Priority)>,
+    /// How long a source, or the filler, has for an answer.
+    pub(super) answer_limit: Duration,
     /// Whether what the guest writes is in a page cache.
     pub(super) shares_writes: bool,
     /// Whether a page can be made a memory error.
@@ -148,9 +150,12 @@ impl Handler {
 
     /// How long until something is to be tried again, or has taken too long.
     pub(super) fn until_next_tick(&self) -> Option<Duration> {
-        let ticks = self.scheduler.next_tick()?.saturating_sub(self.tick());
+        let ticks = self.scheduler.next_tick().map(|tick| tick.saturating_sub(self.tick()));
         // A tick more, or it would be woken within the one before.
-        Some(Duration::from_millis(ticks.saturating_add(1)))
+        let answer = ticks.map(|ticks| Duration::from_millis(ticks.saturating_add(1)));
+        let chunk = self.queue.as_ref().and_then(|queue| queue.deadline(self.answer_limit));
+        let chunk = chunk.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        answer.into_iter().chain(chunk).min()
     }
 
     /// Looks at the faults that were read, as far as there is room.

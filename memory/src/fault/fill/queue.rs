@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::FillOptions;
 use crate::fault::shared::Shared;
@@ -34,9 +34,14 @@ struct Inner {
     ahead: VecDeque<PageRange>,
     /// The chunk that is being filled because it was urgent.
     current: Option<PageRange>,
+    /// Since when the filler has owed the next urgent chunk.
+    owed_since: Option<Instant>,
     /// Where the last fault was.
     near: PageIndex,
+    /// Whether there may be something missing that is to be filled.
     everything: bool,
+    /// Whether the rest is filled at all.
+    goes_on: bool,
     takes_urgent: bool,
     is_stopped: bool,
     failure: Option<String>,
@@ -50,8 +55,10 @@ impl FillQueue {
             urgent: VecDeque::new(),
             ahead: VecDeque::new(),
             current: None,
+            owed_since: None,
             near: PageIndex(0),
             everything: options.everything,
+            goes_on: options.everything,
             takes_urgent: moves,
             is_stopped: false,
             failure: None,
@@ -69,8 +76,29 @@ impl FillQueue {
             return false;
         }
         inner.urgent.push_back(chunk);
+        inner.owed_since.get_or_insert_with(Instant::now);
         self.changed.notify_one();
         true
+    }
+
+    /// When the filler will have owed a chunk for `limit`; `None` where it owes none.
+    pub(crate) fn deadline(&self, limit: Duration) -> Option<Instant> {
+        self.lock().owed_since.map(|since| since + limit)
+    }
+
+    /// Takes back what the filler has owed for too long, and leaves it no more: whoever waits is to be woken.
+    pub(crate) fn give_up(&self) -> Vec<PageRange> {
+        let mut inner = self.lock();
+        inner.takes_urgent = false;
+        inner.failure = Some("the reader of the background fill hangs, or is too slow".to_owned());
+        inner.take_owed()
+    }
+
+    /// Pages that were on their way are missing again.
+    pub(crate) fn look_again(&self) {
+        let mut inner = self.lock();
+        inner.everything = inner.goes_on;
+        self.changed.notify_one();
     }
 
     /// Whether `chunk` was taken over and is not done.
@@ -108,12 +136,14 @@ impl FillQueue {
         let mut inner = self.lock();
         inner.current = None;
         inner.takes_urgent &= !failed;
+        inner.owed_since = (!inner.urgent.is_empty()).then(Instant::now);
     }
 
     /// Something could not be filled; `goes_on` says whether the rest is tried all the same.
     pub(super) fn note_failure(&self, failure: String, goes_on: bool) {
         let mut inner = self.lock();
         inner.failure = Some(failure);
+        inner.goes_on &= goes_on;
         inner.everything &= goes_on;
     }
 
@@ -121,9 +151,7 @@ impl FillQueue {
     pub(super) fn close(&self) -> bool {
         let mut inner = self.lock();
         inner.takes_urgent = false;
-        let is_owed = inner.current.take().is_some() || !inner.urgent.is_empty();
-        inner.urgent.clear();
-        is_owed
+        !inner.take_owed().is_empty()
     }
 
     pub(crate) fn stop(&self) {
@@ -170,6 +198,11 @@ impl FillQueue {
 }
 
 impl Inner {
+    fn take_owed(&mut self) -> Vec<PageRange> {
+        self.owed_since = None;
+        self.current.take().into_iter().chain(std::mem::take(&mut self.urgent)).collect()
+    }
+
     fn is_urgent(&self, chunk: PageRange) -> bool {
         self.current == Some(chunk) || self.urgent.contains(&chunk)
     }

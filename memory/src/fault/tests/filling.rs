@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use super::harness::*;
-use crate::fault::{FaultEngine, FillOptions, Options};
+use crate::fault::{FaultEngine, FillOptions, Limits, Options};
 use crate::map::PageState;
 use crate::page::{PageIndex, PageRange};
 use crate::ram::GuestRam;
@@ -147,6 +147,18 @@ fn what_stood_in_the_way_of_filling_can_be_asked() {
     until("the failure is told", || engine.fill_failure().is_some());
     assert!(engine.fill_failure().unwrap().contains("ends before pages 0..4"));
     assert_serving(&engine);
+}
+
+#[test]
+fn who_waits_for_a_chunk_whose_reader_hangs_is_served_on_demand() {
+    let ram = ram(HUGE, 16);
+    let limits = Limits { answer_ticks_max: 30, ..Limits::default() };
+    let (engine, begins, go) = parked(&ram, &Options { limits, ..Options::default() });
+    assert_content(&ram, FULL, ram.pages());
+    assert!(begins.try_recv().is_ok(), "the walk came to whole chunks");
+    assert!(engine.fill_failure().unwrap().contains("hangs"));
+    assert_serving(&engine);
+    drop(go);
 }
 
 #[test]
