@@ -6,6 +6,7 @@
 //! - A page that is waited for and cannot be had is asked for again, later each time, and is poisoned in the end: who
 //!   wants it gets a memory error, and the engine's status says so. It is never taken for zero.
 
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use super::fill::FillQueue;
 use super::handler::Handler;
 use super::install::{Content, Halt, Placement};
 use super::scheduler::Failure as Verdict;
-use super::shared::{Failure, Shared};
+use super::shared::{Failure, Shared, TRIES_BEFORE_HOLD};
 use super::statistics::{Verb, add};
 use crate::page::{PageRange, PageSize};
 use crate::source::{PageReply, PageRequest, Priority, SourceError};
@@ -113,6 +114,8 @@ impl Handler {
     ) -> Result<Verb, Halt> {
         let mut rest = placement.range;
         let mut deadline = None;
+        let shared = Arc::clone(&self.shared);
+        let (mut tries, mut _hold) = (0, None);
         loop {
             let halt = match attempt(&self.shared, placement.part(rest)) {
                 Ok(verb) => return Ok(verb),
@@ -123,6 +126,10 @@ impl Handler {
                 return Err(halt);
             }
             rest = halt.rest;
+            tries += 1;
+            if tries == TRIES_BEFORE_HOLD {
+                _hold = Some(shared.gate.hold_discards());
+            }
             add(&self.shared.statistics.counters.retried, rest.count);
             if self.read_events().map_or(0, |count| count) == 0 {
                 thread::sleep(PLACE_RETRY);

@@ -277,6 +277,6 @@ fn spawn_server(
             granule,
             started: Instant::now(),
         };
-        Server { source, inbox, handler, requests: Vec::new(), source_gone: None }.run()
+        Server { source, inbox, handler, requests: Vec::new(), spins: 0, source_gone: None }.run()
     })
 }

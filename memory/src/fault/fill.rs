@@ -88,7 +88,7 @@ impl Filler {
         let mut not_before = Instant::now();
         while let Some(job) = self.queue.next(&self.shared, not_before) {
             let (Job::Urgent(range) | Job::Ahead(range) | Job::Rest(range)) = job;
-            let result = self.fill(range);
+            let result = self.fill_chunk(range.intersection(self.shared.registered.ram().pages()));
             if let Err(error) = &result {
                 self.note_failure(range, error);
             }
@@ -124,17 +124,7 @@ impl Filler {
         before.max(Instant::now()) + Duration::from_secs_f64(bytes / bytes_a_second)
     }
 
-    /// Fills what is missing of `range`, chunk by chunk.
-    fn fill(&mut self, range: PageRange) -> Result<(), SourceError> {
-        let mut rest = range.intersection(self.shared.registered.ram().pages());
-        while !rest.is_empty() {
-            let chunk = rest.start.containing(PageSize::Huge2M).intersection(rest);
-            rest = PageRange::between(chunk.end(), rest.end());
-            self.fill_chunk(chunk)?;
-        }
-        Ok(())
-    }
-
+    /// Fills what is missing of a chunk, or of a part of one.
     fn fill_chunk(&mut self, chunk: PageRange) -> Result<(), SourceError> {
         let mut missing = Vec::new();
         self.shared.map.state_runs(chunk, |run, state| {

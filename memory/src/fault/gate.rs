@@ -15,8 +15,12 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::page::PageRange;
+
+/// How long a discard waits at most for placements that it would starve.
+const HOLD_MAX: Duration = Duration::from_secs(2);
 
 /// Who places what at the moment.
 #[derive(Debug, Default)]
@@ -25,6 +29,7 @@ pub(crate) struct Gate {
     placing: Mutex<Vec<PageRange>>,
     left: Condvar,
     discards: Mutex<Discards>,
+    released: Condvar,
     /// Whether there are discards that have ended, so that looking costs nothing where there are none.
     has_ended: AtomicBool,
 }
@@ -34,6 +39,8 @@ pub(crate) struct Gate {
 struct Discards {
     /// As many as there are threads that discard.
     running: Vec<PageRange>,
+    /// How many placements have had others wait: see [`Gate::hold_discards`].
+    holds: usize,
     /// Done, though who reads their events may not have looked at them yet.
     ended: Vec<PageRange>,
 }
@@ -53,9 +60,18 @@ impl Gate {
         drop(self.left.wait_while(self.placing(), is_placed).unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Pages are being thrown away from now on.
+    /// Pages are being thrown away from now on, or, where that would starve a placement, once it is done.
     pub(crate) fn begin_discard(&self, range: PageRange) {
-        self.discards().running.push(range);
+        let is_held = |discards: &mut Discards| discards.holds > 0;
+        let waited = self.released.wait_timeout_while(self.discards(), HOLD_MAX, is_held);
+        waited.unwrap_or_else(PoisonError::into_inner).0.running.push(range);
+    }
+
+    /// Has discards wait that have not begun: the kernel places nothing anywhere while the event of one is unread, and
+    /// several threads that discard without a pause leave it no moment to.
+    pub(crate) fn hold_discards(&self) -> Hold<'_> {
+        self.discards().holds += 1;
+        Hold(self)
     }
 
     /// They are gone.
@@ -109,6 +125,17 @@ impl Drop for Passage<'_> {
     }
 }
 
+/// Discards do not begin, for a bounded time.
+#[derive(Debug)]
+pub(crate) struct Hold<'a>(&'a Gate);
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.0.discards().holds -= 1;
+        self.0.released.notify_all();
+    }
+}
+
 /// Takes one of those that are `range` out.
 fn take_one(ranges: &mut Vec<PageRange>, range: PageRange) {
     if let Some(place) = ranges.iter().position(|other| *other == range) {
@@ -120,7 +147,6 @@ fn take_one(ranges: &mut Vec<PageRange>, range: PageRange) {
 mod tests {
     use std::sync::Arc;
     use std::sync::mpsc::channel;
-    use std::time::Duration;
 
     use super::*;
     use crate::page::PageIndex;

@@ -121,13 +121,10 @@ impl Handler {
             self.note_unannounced(range);
         }
         add(&self.shared.statistics.counters.removed, range.count);
-        let had_demand = self.scheduler.demanded().any(|page| range.contains(page));
         self.scheduler.remove(range);
         self.waits.remove(range);
-        if had_demand {
-            // They fault again, and are given zeros.
-            self.shared.installer.wake(range);
-        }
+        // Whoever waits faults again, and is given zeros: also for an answer that was about to be placed.
+        self.shared.installer.wake(range);
     }
 
     /// Somebody throws pages away without telling the RAM. When that is done is not known.

@@ -18,12 +18,17 @@ use super::shared::Shared;
 use super::write::WriteObserver;
 use crate::source::{PageRequest, PageSource, SourceError};
 
+/// How often in a row faults are found by spinning before all else is looked at.
+const SPINS_MAX: u32 = 16;
+
 /// What the thread has.
 pub(super) struct Server {
     pub(super) source: Box<dyn PageSource>,
     pub(super) inbox: Inbox,
     pub(super) handler: Handler,
     pub(super) requests: Vec<PageRequest>,
+    /// How often in a row spinning has found a fault.
+    pub(super) spins: u32,
     /// Why the source answers no more.
     pub(super) source_gone: Option<String>,
 }
@@ -139,9 +144,12 @@ impl Server {
         if !self.handler.can_wait() {
             return Ok(Ready { answers: has_answers, ..Ready::NOTHING });
         }
-        if !has_answers && self.spin()? {
+        // Faults that come without a pause are no reason to hear of nothing else.
+        if !has_answers && self.spins < SPINS_MAX && self.spin()? {
+            self.spins += 1;
             return Ok(Ready::NOTHING);
         }
+        self.spins = 0;
         let timeout = if has_answers { Some(Duration::ZERO) } else { self.handler.until_next_tick() };
         let ready = self.poll(timeout)?;
         Ok(Ready { answers: ready.answers || has_answers, ..ready })

@@ -14,7 +14,9 @@ use std::sync::Arc;
 use crate::map::{PageMap, PageState};
 use crate::page::{PageRange, PageSize};
 use crate::ram::{GuestRam, TooManyWatchers};
-use crate::uffd::{self, Feature, Features, Modes, OpenError, PageEntry, Pagemap, RegisterError, Registered};
+use crate::uffd::{
+    self, Feature, Features, Modes, OpenError, PageEntry, Pagemap, RegisterError, Registered, Stop, Wake,
+};
 
 /// Why an engine could not be started. The memory is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -129,6 +131,28 @@ impl ServedMemory {
         Ok(())
     }
 
+    /// Nobody serves the faults of a private mapping from here on, and its memfd still has what was thrown away of it.
+    fn zero_removed(&self) -> io::Result<()> {
+        let backing = self.ram().backing();
+        if !backing.has_page_cache() || backing.shares_writes() {
+            return Ok(());
+        }
+        let granule = backing.page_size();
+        let zeros = vec![0; usize::try_from(granule.bytes()).unwrap_or(0)];
+        let mut rest = self.ram().pages();
+        while !rest.is_empty() {
+            let run = self.map.first_run(rest, PageState::Removed);
+            rest = PageRange::between(run.end(), rest.end());
+            for page in run.wholes(granule) {
+                match self.registered.copy(page, &zeros, false, Wake::Now).stop {
+                    None | Some(Stop::Exists) => {}
+                    Some(stop) => return Err(io::Error::other(stop)),
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Gives the memory back without a userfaultfd, or itself where pages are missing yet.
     ///
     /// # Errors
@@ -137,6 +161,9 @@ impl ServedMemory {
     pub fn release(self) -> Result<GuestRam, (Self, Option<io::Error>)> {
         if self.map.count(PageState::Missing) > 0 {
             return Err((self, None));
+        }
+        if let Err(error) = self.zero_removed() {
+            return Err((self, Some(error)));
         }
         match self.registered.unregister() {
             Ok(()) => Ok(self.registered.ram().clone()),

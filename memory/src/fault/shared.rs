@@ -18,6 +18,8 @@ use crate::uffd::{Registered, Stop};
 
 /// How long a removal may stay unread, which the fault thread reads between two placements.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// After so many tries discards are held up.
+pub(super) const TRIES_BEFORE_HOLD: u32 = 16;
 const REMOVAL_POLL: Duration = Duration::from_micros(50);
 
 /// How an engine is.
@@ -107,6 +109,7 @@ impl Shared {
     pub(crate) fn place_in_passages(&self, placement: Placement<'_>) -> Result<(), Halt> {
         let deadline = Instant::now() + REMOVAL_TIMEOUT;
         let mut rest = placement.range;
+        let (mut tries, mut hold) = (0, None);
         while !rest.is_empty() {
             let passage = self.gate.enter(rest);
             let result = self.place_claimed(placement.part(rest));
@@ -115,11 +118,16 @@ impl Shared {
                 Ok(_) => break,
                 Err(halt) if halt.stop == Stop::Again && Instant::now() < deadline => {
                     rest = halt.rest;
+                    tries += 1;
+                    if tries == TRIES_BEFORE_HOLD {
+                        hold = Some(self.gate.hold_discards());
+                    }
                     thread::sleep(REMOVAL_POLL);
                 }
                 Err(halt) => return Err(halt),
             }
         }
+        drop(hold);
         Ok(())
     }
 
@@ -134,6 +142,8 @@ impl Shared {
                 break;
             }
             rest = PageRange::between(run.end(), range.end());
+            // A huge page of which a part is removed is being removed.
+            let run = run.narrowed(self.registered.ram().backing().page_size());
             let left = |halt: Halt| Halt { rest: PageRange::between(halt.rest.start, range.end()), ..halt };
             verb = self.installer.place(placement.part(run)).map_err(left)?;
         }
@@ -150,5 +160,7 @@ impl DiscardWatcher for Shared {
 
     fn after_discard(&self, range: PageRange) {
         self.gate.end_discard(range);
+        // Who waited for what was about to be placed there faults again, and is given zeros.
+        self.installer.wake(range);
     }
 }

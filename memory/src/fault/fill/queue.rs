@@ -109,7 +109,7 @@ impl FillQueue {
     /// Somebody may want `range` soon.
     pub(crate) fn ahead(&self, range: PageRange) {
         let mut inner = self.lock();
-        if inner.ahead.len() == AHEAD_MAX {
+        if inner.ahead.len() >= AHEAD_MAX {
             inner.ahead.pop_front();
         }
         inner.ahead.push_back(range);
@@ -176,7 +176,7 @@ impl FillQueue {
                 return Some(Job::Urgent(chunk));
             }
             if let Some(range) = inner.ahead.pop_front() {
-                return Some(Job::Ahead(range));
+                return Some(Job::Ahead(inner.first_chunk(range)));
             }
             let wait = not_before.saturating_duration_since(Instant::now());
             if inner.everything && wait.is_zero() {
@@ -201,6 +201,16 @@ impl Inner {
     fn take_owed(&mut self) -> Vec<PageRange> {
         self.owed_since = None;
         self.current.take().into_iter().chain(std::mem::take(&mut self.urgent)).collect()
+    }
+
+    /// The first chunk of a range; the rest stays in the queue, behind what becomes urgent meanwhile.
+    fn first_chunk(&mut self, range: PageRange) -> PageRange {
+        let chunk = range.start.containing(PageSize::Huge2M).intersection(range);
+        let later = PageRange::between(chunk.end(), range.end());
+        if !later.is_empty() {
+            self.ahead.push_front(later);
+        }
+        chunk
     }
 
     fn is_urgent(&self, chunk: PageRange) -> bool {

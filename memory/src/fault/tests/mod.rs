@@ -7,6 +7,7 @@
 //! | `races` | two things at once, each parked at the point where it hurts |
 //! | `filling` | the background against faults, discards and bad readers |
 //! | `protecting` | writes to protected pages, missing and swapped out ones among them |
+//! | `reduced` | what was found under stress, made small |
 //! | `losing` | sources that fail, lie, hang and die; kernels that lack something |
 
 mod filling;
@@ -14,4 +15,5 @@ mod harness;
 mod losing;
 mod protecting;
 mod races;
+mod reduced;
 mod serving;
