@@ -5,12 +5,13 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 KERNELS := guest-6.1 guest-6.12 host-6.1 host-6.12
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test bench lint setup kernels
+.PHONY: help demo test bench stress lint setup kernels
 
 help:
 	@echo 'make demo    build, boot a Debian kernel over the REST API, show its console and how long each step took'
 	@echo 'make test    all tests; stock Linux guests run in a KVM host in software where this KVM cannot run them'
 	@echo 'make bench   measure: medians with their spread'
+	@echo 'make stress  lazily served memory under random work, every byte compared; STRESS_ARGS=--seconds N --seed S'
 	@echo 'make lint    formatting, clippy, licences and sources of dependencies'
 	@echo 'make setup   only install what demo, test and bench need'
 
@@ -29,6 +30,13 @@ bench:
 	@resources/install-tools demo
 	cargo build --release -p vmm
 	CARGO_PROFILE_BENCH_LTO=off CARGO_PROFILE_BENCH_CODEGEN_UNITS=16 cargo bench -p tests --bench vmm -- $(BENCH_ARGS)
+
+# Needs userfaultfd and no KVM. STRESS_ARGS: --seconds N, --seed S, --round R and more; --help says.
+stress:
+	@resources/install-tools demo
+	CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+		cargo build --release -p tests --bin stress
+	$(TARGET)/release/stress $(STRESS_ARGS)
 
 lint:
 	@resources/install-tools lint

@@ -1,4 +1,5 @@
-//! What drives the `faultless` binary from outside: end-to-end tests, benches and the demo all stand on this crate.
+//! What drives the `faultless` binary from outside, and its memory without it: end-to-end tests, benches, the demo and
+//! the stress run all stand on this crate.
 //!
 //! ```text
 //!   tests/*.rs ─▶ host      where may this body run? here, or on a KVM host in software
@@ -6,6 +7,7 @@
 //!   tests/*.rs ─▶ vmm       the process under test: its socket, console and end
 //!   tests/*.rs ─▶ guest     what it boots: the bare-metal guest, stock Debian kernels, a busybox root
 //!                  └─▶ kernel, initramfs, cache    how those are made, once per machine
+//!   tests/*.rs ─▶ stress    random work on lazily served memory, without the binary
 //! ```
 //!
 //! Everything fetched or built is kept in the cache folder, so a second run needs no network.
@@ -17,4 +19,5 @@ pub mod host;
 mod initramfs;
 pub mod kernel;
 pub mod lab;
+pub mod stress;
 pub mod vmm;
