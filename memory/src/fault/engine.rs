@@ -22,7 +22,7 @@ use super::statistics::Report;
 use super::write::WriteObserver;
 use crate::map::PageMap;
 use crate::page::{PageRange, PageSize};
-use crate::ram::{DiscardWatcher, GuestRam};
+use crate::ram::GuestRam;
 use crate::source::{PageReader, PageSource};
 use crate::uffd::{Feature, Stop};
 
@@ -100,9 +100,8 @@ impl FaultEngine {
         let (registered, map) = (Arc::clone(&memory.registered), Arc::clone(&memory.map));
         let all = registered.ram().pages();
         memory.take_claims_back()?;
-        let shared = Arc::new(Shared::new(registered, map, source.name(), shares_cache)?);
-        let watcher: Arc<dyn DiscardWatcher> = Arc::clone(&shared) as _;
-        memory.ram().watch_discards(Arc::downgrade(&watcher))?;
+        let shared =
+            Arc::new(Shared::new(registered, map, Arc::clone(&memory.gate), source.name(), shares_cache)?);
         let (orders, inbox) = orders()?;
         let filler = match reader {
             Some(reader) => Some(spawn_filler(&shared, reader, options.fill, &memory)?),

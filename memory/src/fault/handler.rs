@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use super::around::FaultAround;
 use super::assemble::Assembly;
 use super::fill::FillQueue;
-use super::install::{Content, Placement};
+use super::install::{Content, Halt, Placement};
 use super::locality::Whereabouts;
 use super::pre_image::PreImage;
 use super::scheduler::Scheduler;
@@ -33,7 +33,7 @@ use super::write::WriteObserver;
 use crate::map::{PageMap, PageState};
 use crate::page::{PageIndex, PageRange, PageSize};
 use crate::source::Priority;
-use crate::uffd::{Event, EventBuffer, Fault, FaultKind};
+use crate::uffd::{Event, EventBuffer, Fault, FaultKind, Stop};
 
 /// How often in a row one thread may miss a page that is there before that is taken for a loss.
 const STALE_MAX: u32 = 16;
@@ -250,6 +250,8 @@ impl Handler {
                 add(&self.shared.statistics.counters.demanded, placement.range.count);
                 self.shared.statistics.record(verb, now.elapsed());
             }
+            // It left the page cache in this moment: whoever waits is to say anew what is missing.
+            Err(Halt { rest, stop: Stop::NoSource }) => self.shared.installer.wake(rest),
             Err(halt) => self.lose(halt.rest, &halt.stop.to_string()),
         }
     }

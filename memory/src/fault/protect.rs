@@ -14,10 +14,11 @@ use std::io;
 use std::time::Instant;
 
 use super::handler::Handler;
-use super::install::{Halt, Placement};
+use super::install::{Content, Halt, Placement};
 use super::shared::Failure;
 use super::statistics::{Verb, add};
 use super::write::{Verdict, WriteObserver};
+use crate::map::PageState;
 use crate::page::{PageIndex, PageRange};
 use crate::uffd::{Placed, Stop};
 
@@ -74,26 +75,45 @@ impl Handler {
         }
     }
 
-    /// A write fault tells that the page is there, whatever the page map has come to know.
     fn ask_observer(&mut self, granule: PageRange) -> Verdict {
-        let Some(observer) = &mut self.observer else { return Verdict::Allow };
+        let Some(mut observer) = self.observer.take() else { return Verdict::Allow };
         let is_told = |removed: &PageRange| removed.intersection(granule).is_empty();
-        let content = if self.shared.gate.is_discarding(granule) {
-            Ok(&[][..])
-        } else if self.unannounced.iter().all(is_told) {
-            self.pre_image.read(&self.shared.registered, granule)
-        } else {
+        let content = if !self.unannounced.iter().all(is_told) {
             // It may be gone at any moment, and then reading it would be a fault that nobody serves.
             Err(io::Error::other("the page was discarded by other means than `GuestRam::discard`"))
+        } else if self.stays(granule) {
+            self.pre_image.read(&self.shared.registered, granule)
+        } else {
+            Ok(&[][..])
         };
-        observer.before_write(granule, content)
+        let verdict = observer.before_write(granule, content);
+        self.observer = Some(observer);
+        verdict
+    }
+
+    /// Whether a page that somebody was about to write is there, and stays until events are read again.
+    ///
+    /// One that was thrown away since may be gone: it is given zeros, if so. After that only a discard could take it
+    /// away whose event was read, and which has not ended.
+    fn stays(&mut self, granule: PageRange) -> bool {
+        if self.shared.map.get(granule.start) != PageState::Removed {
+            return true;
+        }
+        let zeros = Placement { range: granule, content: Content::Zero };
+        let placed = self.place(zeros, |shared, part| {
+            if shared.gate.is_discarding(granule) {
+                return Err(Halt { rest: part.range, stop: Stop::Busy });
+            }
+            shared.installer.place(part)
+        });
+        placed.is_ok()
     }
 
     fn change(&mut self, range: PageRange, protected: bool) -> Result<(), Stop> {
         let mut rest = range;
         while !rest.is_empty() {
             let (step, later) = rest.split_at(STEP_PAGES);
-            let placement = Placement { range: step, content: super::install::Content::InPlace };
+            let placement = Placement { range: step, content: Content::InPlace };
             self.place(placement, |shared, part| {
                 let Placed { pages, stop } = if protected {
                     shared.registered.protect(part.range)

@@ -11,9 +11,10 @@ use std::io;
 use std::os::fd::IntoRawFd;
 use std::sync::Arc;
 
+use super::gate::Gate;
 use crate::map::{PageMap, PageState};
 use crate::page::{PageRange, PageSize};
-use crate::ram::{GuestRam, TooManyWatchers};
+use crate::ram::{DiscardWatcher, GuestRam, TooManyWatchers};
 use crate::uffd::{
     self, Feature, Features, Modes, OpenError, PageEntry, Pagemap, RegisterError, Registered, Stop, Wake,
 };
@@ -50,8 +51,34 @@ pub enum StartError {
 pub struct ServedMemory {
     pub(super) registered: Arc<Registered>,
     pub(super) map: Arc<PageMap>,
+    pub(super) gate: Arc<Gate>,
+    /// Held for its watch: a discard may begin under one engine and end under the next.
+    _watch: Arc<Watch>,
     pub(super) features: Features,
     pub(super) modes: Modes,
+}
+
+/// Knows of discards before they are done.
+#[derive(Debug)]
+struct Watch {
+    registered: Arc<Registered>,
+    map: Arc<PageMap>,
+    gate: Arc<Gate>,
+}
+
+impl DiscardWatcher for Watch {
+    fn before_discard(&self, range: PageRange) {
+        self.gate.begin_discard(range);
+        self.map.remove(range);
+        self.gate.wait_for(range);
+    }
+
+    fn after_discard(&self, range: PageRange) {
+        self.gate.end_discard(range);
+        // Who waited for what was about to be placed there faults again, and is given zeros. It fails only where the
+        // memory is no longer registered, and then nobody waits.
+        let _ = self.registered.wake(range);
+    }
 }
 
 impl ServedMemory {
@@ -86,7 +113,13 @@ impl ServedMemory {
         let modes = Modes { missing: true, write_protect, minor };
         let map = Arc::new(PageMap::new(ram.pages().count));
         let registered = Arc::new(Registered::new(uffd::open(features)?, ram, modes)?);
-        Ok(Self { registered, map, features, modes })
+        let gate = Arc::new(Gate::default());
+        let watch =
+            Watch { registered: Arc::clone(&registered), map: Arc::clone(&map), gate: Arc::clone(&gate) };
+        let watch = Arc::new(watch);
+        let watcher: Arc<dyn DiscardWatcher> = Arc::clone(&watch) as _;
+        registered.ram().watch_discards(Arc::downgrade(&watcher))?;
+        Ok(Self { registered, map, gate, _watch: watch, features, modes })
     }
 
     /// Says that pages are in the guest already, or need no source: writes to them can be told of all the same.

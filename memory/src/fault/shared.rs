@@ -13,7 +13,6 @@ use super::install::{Halt, Installer, Placement};
 use super::statistics::{Statistics, Verb};
 use crate::map::{PageMap, PageState};
 use crate::page::PageRange;
-use crate::ram::DiscardWatcher;
 use crate::uffd::{Registered, Stop};
 
 /// How long a removal may stay unread, which the fault thread reads between two placements.
@@ -52,7 +51,7 @@ pub(crate) struct Shared {
     pub(crate) map: Arc<PageMap>,
     pub(crate) installer: Installer,
     pub(crate) statistics: Arc<Statistics>,
-    pub(crate) gate: Gate,
+    pub(crate) gate: Arc<Gate>,
     status: Mutex<Status>,
     failed: OwnedFd,
 }
@@ -61,6 +60,7 @@ impl Shared {
     pub(crate) fn new(
         registered: Arc<Registered>,
         map: Arc<PageMap>,
+        gate: Arc<Gate>,
         source: &'static str,
         shares_cache: bool,
     ) -> io::Result<Self> {
@@ -69,7 +69,7 @@ impl Shared {
             Installer::new(Arc::clone(&registered), Arc::clone(&map), Arc::clone(&statistics), shares_cache);
         let failed = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let status = Mutex::new(Status::Serving);
-        Ok(Self { registered, map, installer, statistics, gate: Gate::default(), status, failed })
+        Ok(Self { registered, map, installer, statistics, gate, status, failed })
     }
 
     pub(crate) fn status(&self) -> Status {
@@ -144,23 +144,12 @@ impl Shared {
             rest = PageRange::between(run.end(), range.end());
             // A huge page of which a part is removed is being removed.
             let run = run.narrowed(self.registered.ram().backing().page_size());
+            if run.is_empty() {
+                continue;
+            }
             let left = |halt: Halt| Halt { rest: PageRange::between(halt.rest.start, range.end()), ..halt };
             verb = self.installer.place(placement.part(run)).map_err(left)?;
         }
         Ok(verb)
-    }
-}
-
-impl DiscardWatcher for Shared {
-    fn before_discard(&self, range: PageRange) {
-        self.gate.begin_discard(range);
-        self.map.remove(range);
-        self.gate.wait_for(range);
-    }
-
-    fn after_discard(&self, range: PageRange) {
-        self.gate.end_discard(range);
-        // Who waited for what was about to be placed there faults again, and is given zeros.
-        self.installer.wake(range);
     }
 }
