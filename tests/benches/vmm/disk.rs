@@ -17,8 +17,8 @@ use tempfile::TempDir;
 use tests::guest::{Entry, bare_metal};
 use tests::vmm::Vmm;
 
-use crate::figure::Samples;
 use crate::options::Effort;
+use crate::samples::Samples;
 
 /// A file there is in memory: no disk of the host's has a part in the times.
 pub(crate) const MEDIUM: &str = "a file on /dev/shm";

@@ -1,7 +1,9 @@
-//! One measured thing: its samples, and what is said about them.
+//! One measured thing, and what is promised of it.
 
 use std::fmt;
 use std::time::Duration;
+
+use crate::samples::Samples;
 
 /// What a sample counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,35 +34,9 @@ impl Target {
     }
 }
 
-/// Samples in ascending order; there is at least one.
-#[derive(Clone, Debug)]
-pub(crate) struct Samples(Vec<f64>);
-
-impl Samples {
-    pub(crate) fn new(mut samples: Vec<f64>) -> Self {
-        assert!(!samples.is_empty(), "a figure needs samples");
-        samples.sort_by(f64::total_cmp);
-        Self(samples)
-    }
-
-    pub(crate) fn of_durations(durations: impl IntoIterator<Item = Duration>) -> Self {
-        Self::new(durations.into_iter().map(|duration| duration.as_secs_f64() * 1e3).collect())
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.0.len()
-    }
-
-    pub(crate) fn median(&self) -> f64 {
-        self.percentile(50.0)
-    }
-
-    /// The smallest sample that so many percent of the samples do not exceed (nearest rank).
-    pub(crate) fn percentile(&self, percent: f64) -> f64 {
-        let covers = |index: usize| (index + 1) as f64 * 100.0 >= percent * self.0.len() as f64;
-        let index = (0..self.0.len()).find(|index| covers(*index));
-        self.0[index.unwrap_or(self.0.len() - 1)]
-    }
+/// As samples in milliseconds.
+pub(crate) fn milliseconds(durations: impl IntoIterator<Item = Duration>) -> Samples {
+    Samples::new(durations.into_iter().map(|duration| duration.as_secs_f64() * 1e3).collect())
 }
 
 /// A line of the report.

@@ -5,8 +5,9 @@ use std::fs;
 use tests::guest::{Entry, bare_metal};
 use tests::vmm::{Vmm, binary};
 
-use crate::figure::{Figure, Samples, Target, Unit};
+use crate::figure::{Figure, Target, Unit};
 use crate::options::Effort;
+use crate::samples::Samples;
 
 const MEMORY_MIB: u32 = 128;
 const MEMORY_MIB_MAX: f64 = 4.0;

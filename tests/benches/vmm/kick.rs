@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tests::guest::{Entry, bare_metal};
 use tests::vmm::Vmm;
 
-use crate::figure::{Figure, Samples, Target, Unit};
+use crate::figure::{Figure, Target, Unit, milliseconds};
 use crate::options::Effort;
 
 const PAUSE: Target = Target { percentile: 99.0, limit: 1.0 };
@@ -27,7 +27,7 @@ pub(crate) fn round_trips(effort: &Effort) -> [Figure; 3] {
         resumes.push(timed(&vmm, "PATCH", "/vm", &json!({ "state": "Resumed" })));
         std::thread::sleep(RUN_TIME);
     }
-    let figure = |name, samples| Figure::new(name, Unit::Milliseconds, Samples::of_durations(samples));
+    let figure = |name, samples| Figure::new(name, Unit::Milliseconds, milliseconds(samples));
     [
         figure("PATCH /vm Paused, guest spinning (kick and API)", pauses).with_target(PAUSE),
         figure("PATCH /vm Resumed", resumes),

@@ -13,10 +13,13 @@
 mod disk;
 mod figure;
 mod footprint;
+#[path = "../shared/host.rs"]
 mod host;
 mod kick;
 mod options;
 mod report;
+#[path = "../shared/samples.rs"]
+mod samples;
 mod start;
 
 use std::process::ExitCode;

@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::{Value, json};
 
 use crate::disk::{Comparison, MEDIUM};
-use crate::figure::{Figure, Samples};
+use crate::figure::Figure;
 use crate::host::Host;
 
 /// All that was measured.
@@ -60,7 +60,7 @@ fn write_figure(f: &mut fmt::Formatter<'_>, figure: &Figure) -> fmt::Result {
         "{:<62} {:>8.2} {:>17} {:>8.2} {:>8.2} {:>5}  {target:<14} {met}",
         format!("{}, {}", figure.name, figure.unit),
         samples.median(),
-        spread(samples, 2),
+        samples.spread(2),
         samples.percentile(99.0),
         samples.percentile(100.0),
         samples.count(),
@@ -78,16 +78,12 @@ fn write_comparison(f: &mut fmt::Formatter<'_>, comparison: &Comparison) -> fmt:
         format!("{} KiB", load.request_kib),
         load.in_flight,
         guest.median(),
-        spread(guest, 0),
+        guest.spread(0),
         host.median(),
-        spread(host, 0),
+        host.spread(0),
         comparison.ratio(),
         guest.count(),
     )
-}
-
-fn spread(samples: &Samples, digits: usize) -> String {
-    format!("{:.digits$} .. {:.digits$}", samples.percentile(10.0), samples.percentile(90.0))
 }
 
 impl Report {
@@ -104,7 +100,7 @@ fn figure_json(figure: &Figure) -> Value {
     json!({
         "name": figure.name,
         "unit": figure.unit.to_string(),
-        "samples": samples_json(&figure.samples),
+        "samples": figure.samples.to_json(),
         "target": figure.target.map(|target| json!({ "percentile": target.percentile, "limit": target.limit })),
         "met": figure.is_met(),
     })
@@ -114,15 +110,7 @@ fn comparison_json(comparison: &Comparison) -> Value {
     let load = &comparison.load;
     json!({
         "engine": load.engine, "operation": load.verb(), "request_kib": load.request_kib,
-        "in_flight": load.in_flight, "unit": "MiB/s", "guest": samples_json(&comparison.guest),
-        "host": samples_json(&comparison.host), "ratio": comparison.ratio(),
-    })
-}
-
-fn samples_json(samples: &Samples) -> Value {
-    let at = |percent| samples.percentile(percent);
-    json!({
-        "runs": samples.count(), "median": samples.median(), "p10": at(10.0), "p90": at(90.0),
-        "p99": at(99.0), "min": at(0.0), "max": at(100.0),
+        "in_flight": load.in_flight, "unit": "MiB/s", "guest": comparison.guest.to_json(),
+        "host": comparison.host.to_json(), "ratio": comparison.ratio(),
     })
 }

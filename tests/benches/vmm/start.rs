@@ -24,7 +24,7 @@ use tempfile::TempDir;
 use tests::guest::{Entry, bare_metal};
 use tests::vmm::{WAIT, binary};
 
-use crate::figure::{Figure, Samples, Target, Unit};
+use crate::figure::{Figure, Target, Unit, milliseconds};
 use crate::options::Effort;
 
 const SOCKET: &str = "api.socket";
@@ -40,7 +40,7 @@ const MEMORY_MIB: u32 = 512;
 /// Process start to API ready.
 pub(crate) fn api_ready(effort: &Effort) -> Figure {
     let samples = (0..WARM_UPS + effort.processes).map(|_| Process::start().ready_after).skip(WARM_UPS);
-    let samples = Samples::of_durations(samples);
+    let samples = milliseconds(samples);
     Figure::new("process start to API ready (spawn to GET / answered)", Unit::Milliseconds, samples)
         .with_target(Target::median(API_READY_MS_MAX))
 }
@@ -51,7 +51,7 @@ pub(crate) fn first_output(effort: &Effort) -> [Figure; 2] {
     let (outputs, answers): (Vec<_>, Vec<_>) = starts.unzip();
     let figure = |what: &str, samples| {
         let name = format!("InstanceStart to {what}, 1 vCPU, {MEMORY_MIB} MiB");
-        Figure::new(name, Unit::Milliseconds, Samples::of_durations(samples))
+        Figure::new(name, Unit::Milliseconds, milliseconds(samples))
     };
     [
         figure("the guest's first output", outputs).with_target(Target::median(FIRST_OUTPUT_MS_MAX)),
