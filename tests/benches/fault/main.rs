@@ -1,0 +1,89 @@
+//! How much a fault costs, and how fast memory is filled: what `make bench` prints of the fault engine.
+//!
+//! ```text
+//!   demand    one fault after the other, beside the barest loop that could be written by hand
+//!   fill      bulk: by COPY, by MOVE, and zeros, beside raw COPY
+//!   threads   several that fault at once
+//!   memory    what the engine takes for itself
+//!   around    a walk, and what comes with each fault
+//!   protect   writes to protected pages, and protecting
+//! ```
+//!
+//! What is promised are ratios to something that is measured in the same run, by turns: they hold on any machine, or
+//! not. A promise that is not kept is printed and fails nothing: times are no tests. Content that is wrong does.
+
+mod around;
+mod bare;
+mod demand;
+mod fill;
+mod footprint;
+mod heap;
+#[path = "../shared/host.rs"]
+mod host;
+mod options;
+mod place;
+mod protect;
+mod ram;
+mod report;
+mod row;
+#[path = "../shared/samples.rs"]
+mod samples;
+mod threads;
+
+use std::process::ExitCode;
+
+use host::Host;
+use options::{Options, Part};
+use report::Report;
+
+#[global_allocator]
+static ALLOCATOR: heap::Counting = heap::Counting;
+
+fn main() -> ExitCode {
+    let options = match Options::parse(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(message) => {
+            eprintln!("{message}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let host = match Host::examine() {
+        Ok(host) => host,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let report = measure(host, &options);
+    if options.json {
+        println!("{:#}", report.to_json());
+    } else {
+        print!("{report}");
+    }
+    ExitCode::SUCCESS
+}
+
+fn measure(host: Host, options: &Options) -> Report {
+    let effort = &options.effort;
+    let processors = place::processors();
+    let mut report = Report { host, sections: Vec::new() };
+    if options.wants(Part::Demand) {
+        report.sections.push(demand::measure(effort, &processors));
+    }
+    if options.wants(Part::Fill) {
+        report.sections.push(fill::measure(effort));
+    }
+    if options.wants(Part::Threads) {
+        report.sections.push(threads::measure(effort));
+    }
+    if options.wants(Part::Memory) {
+        report.sections.push(footprint::measure(effort));
+    }
+    if options.wants(Part::Around) {
+        report.sections.push(around::measure(effort));
+    }
+    if options.wants(Part::Protect) {
+        report.sections.push(protect::measure(effort, &processors));
+    }
+    report
+}
