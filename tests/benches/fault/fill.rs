@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use memory::fault::{AroundPolicy, FaultEngine, Options};
-use memory::source::{PageReader, Reading, ZeroSource};
+use memory::source::{PageReader, Reading};
 use memory::{Backing, PageIndex, PageRange};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -156,7 +156,7 @@ fn raw_mapped(backing: Backing, mib: u64, memory: &Memory) -> f64 {
 
 /// What a chunk is before it is filled.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Chunks {
+pub(crate) enum Chunks {
     /// Every page of it is missing.
     Missing,
     /// Its first page is there, so it cannot be moved in whole.
@@ -165,12 +165,19 @@ enum Chunks {
 
 fn filled(backing: Backing, mib: u64, memory: &Memory, chunks: Chunks) -> f64 {
     warm(mib);
+    let (engine, took) = placed(backing, mib, memory, chunks);
+    for page in (0..engine.ram().pages().count).step_by(97) {
+        let expected = if memory.is_zero() { 0 } else { word_of(page) };
+        assert_eq!(touch(engine.ram(), page), expected, "page {page} is not what the file has");
+    }
+    throughput(mib, took)
+}
+
+/// An engine that has filled all its memory, and how long it took.
+pub(crate) fn placed(backing: Backing, mib: u64, memory: &Memory, chunks: Chunks) -> (FaultEngine, Duration) {
     let options = Options { around: AroundPolicy::Off, ..Options::default() };
     let reader: Box<dyn PageReader> = Box::new(memory.reader());
-    let source: Box<dyn memory::source::PageSource> = match chunks {
-        Chunks::Missing => Box::new(ZeroSource::default()),
-        Chunks::Begun => Box::new(Reading::new(memory.reader())),
-    };
+    let source = Box::new(Reading::new(memory.reader()));
     let engine =
         FaultEngine::start(ram(backing, mib), source, Some(reader), &options).expect("an engine starts");
     let pages = engine.ram().pages();
@@ -184,11 +191,7 @@ fn filled(backing: Backing, mib: u64, memory: &Memory, chunks: Chunks) -> f64 {
     wait_until_filled(&engine, pages);
     let took = start.elapsed();
     assert_eq!(engine.fill_failure(), None);
-    for page in (0..pages.count).step_by(97) {
-        let expected = if memory.is_zero() { 0 } else { word_of(page) };
-        assert_eq!(touch(engine.ram(), page), expected, "page {page} is not what the file has");
-    }
-    throughput(mib, took)
+    (engine, took)
 }
 
 /// The filler goes from the start to the end, so it is done when the last page is.

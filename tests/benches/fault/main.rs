@@ -3,6 +3,7 @@
 //! ```text
 //!   demand    one fault after the other, beside the barest loop that could be written by hand
 //!   fill      bulk: by COPY, by MOVE, and zeros, beside raw COPY
+//!   walk      a vCPU that walks through memory that was placed by MOVE, or by COPY
 //!   threads   several that fault at once
 //!   memory    what the engine takes for itself
 //!   around    a walk, and what comes with each fault
@@ -29,6 +30,8 @@ mod row;
 #[path = "../shared/samples.rs"]
 mod samples;
 mod threads;
+#[cfg(target_arch = "x86_64")]
+mod walk;
 
 use std::process::ExitCode;
 
@@ -72,6 +75,10 @@ fn measure(host: Host, options: &Options) -> Report {
     }
     if options.wants(Part::Fill) {
         report.sections.push(fill::measure(effort));
+    }
+    #[cfg(target_arch = "x86_64")]
+    if options.wants(Part::Walk) {
+        report.sections.push(walk::measure(effort));
     }
     if options.wants(Part::Threads) {
         report.sections.push(threads::measure(effort));

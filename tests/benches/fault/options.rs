@@ -1,7 +1,7 @@
 //! The command line, and how much work it asks for.
 
 const USAGE: &str = "usage: make bench, or: cargo bench -p tests --bench fault -- [--quick] [--json] [PART]…
-  PART      demand, fill, threads, memory, around or protect: only these
+  PART      demand, fill, walk, threads, memory, around or protect: only these
   --quick   a few runs of each, to see that it works; the figures are rough
   --json    for programs";
 
@@ -10,6 +10,7 @@ const USAGE: &str = "usage: make bench, or: cargo bench -p tests --bench fault -
 pub(crate) enum Part {
     Demand,
     Fill,
+    Walk,
     Threads,
     Memory,
     Around,
@@ -49,6 +50,7 @@ impl Options {
                 "--json" => options.json = true,
                 "demand" => options.parts.push(Part::Demand),
                 "fill" => options.parts.push(Part::Fill),
+                "walk" => options.parts.push(Part::Walk),
                 "threads" => options.parts.push(Part::Threads),
                 "memory" => options.parts.push(Part::Memory),
                 "around" => options.parts.push(Part::Around),
