@@ -12,6 +12,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::FileExt;
 
 use memory::GuestRam;
 use memory::uffd::{self, Feature, Features, Modes, Registered};
@@ -89,13 +90,27 @@ impl Bare {
 
     /// Gives `page` to whoever misses one, `count` times.
     pub(crate) fn serve_missing(&self, page: &Page, count: usize) {
-        let source = page.as_ptr().addr() as u64;
         for _ in 0..count {
-            let address = self.next_fault();
-            let mut request = [address, source, PAGE_BYTES, 0, 0];
-            // SAFETY: the page is borrowed and as long as the request says; the target is registered memory.
-            let result = unsafe { libc::ioctl(self.raw(), UFFDIO_COPY, request.as_mut_ptr()) };
-            assert_eq!(result, 0, "COPY: {}", std::io::Error::last_os_error());
+            let offset = self.next_fault() - self.ram().base_address();
+            self.copy_from(offset, page.as_ptr().addr() as u64, PAGE_BYTES);
+        }
+    }
+
+    /// Gives what `file` has there to whoever misses a page, `count` times.
+    pub(crate) fn serve_missing_from(&self, file: &File, count: usize) {
+        let mut page: Page = [0; 4096];
+        for _ in 0..count {
+            let offset = self.next_fault() - self.ram().base_address();
+            file.read_exact_at(&mut page, offset).expect("the file is as long as the memory");
+            self.copy_from(offset, page.as_ptr().addr() as u64, PAGE_BYTES);
+        }
+    }
+
+    /// Gives what is mapped there to whoever misses a page, `count` times.
+    pub(crate) fn serve_missing_mapped(&self, mapped: &Mapped, count: usize) {
+        for _ in 0..count {
+            let offset = self.next_fault() - self.ram().base_address();
+            self.copy_mapped(offset, mapped, PAGE_BYTES);
         }
     }
 
@@ -164,11 +179,15 @@ pub(crate) struct Mapped {
     bytes: u64,
 }
 
+// SAFETY: nothing in this process reads or writes through the address.
+unsafe impl Sync for Mapped {}
+
 impl Mapped {
-    /// Maps the first `bytes` of `file`.
-    pub(crate) fn new(file: &File, bytes: u64) -> Self {
+    /// Maps the first `bytes` of `file`, and fills the page tables, too, if the mapping is to be read without faults.
+    pub(crate) fn new(file: &File, bytes: u64, populates: bool) -> Self {
+        let populate = if populates { libc::MAP_POPULATE } else { 0 };
         let length = usize::try_from(bytes).expect("the file fits an address space");
-        let (prot, flags) = (libc::PROT_READ, libc::MAP_SHARED);
+        let (prot, flags) = (libc::PROT_READ, libc::MAP_SHARED | populate);
         // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing.
         let start = unsafe { libc::mmap(std::ptr::null_mut(), length, prot, flags, file.as_raw_fd(), 0) };
         assert_ne!(start, libc::MAP_FAILED, "mmap: {}", std::io::Error::last_os_error());

@@ -17,7 +17,7 @@ use memory::source::{PageReader, Reading};
 
 use crate::bare::{Bare, Wait};
 use crate::options::Effort;
-use crate::place::{on, time_of_threads};
+use crate::place::{on, pin, time_of_threads};
 use crate::ram::{
     ANONYMOUS, HOT_WORD, HotReader, Memory, PAGES_PER_MIB, hot_page, ram, shuffled, touch_each, word_of,
 };
@@ -36,6 +36,8 @@ const IDLE_MS_MAX: Promise = Promise::AtMost(1.0);
 enum Contender {
     /// The bare loop, on the processor of this number.
     Bare(Wait, usize),
+    /// The bare loop, on the first processor, with the image for a source: by `pread`, or mapped and all in the tables.
+    BareImage(Wait, Reads),
     /// The engine, which may be anywhere and follows, from an image or from a page in the cache.
     Follows(From),
     /// The engine, which follows nothing, on the processor of this number.
@@ -48,10 +50,19 @@ enum From {
     Hot,
 }
 
-const CONTENDERS: [Contender; 8] = [
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reads {
+    File,
+    Mapped,
+}
+
+const CONTENDERS: [Contender; 11] = [
     Contender::Bare(Wait::Blocking, 0),
     Contender::Follows(From::Image),
     Contender::Follows(From::Hot),
+    Contender::BareImage(Wait::Blocking, Reads::File),
+    Contender::BareImage(Wait::Polling, Reads::File),
+    Contender::BareImage(Wait::Blocking, Reads::Mapped),
     Contender::Bare(Wait::Polling, 0),
     Contender::Bare(Wait::Blocking, 1),
     Contender::Pinned(From::Image, 1),
@@ -91,7 +102,7 @@ impl Contender {
     fn processor(self) -> usize {
         match self {
             Self::Bare(_, processor) | Self::Pinned(_, processor) => processor,
-            Self::Follows(_) => 0,
+            Self::Follows(_) | Self::BareImage(..) => 0,
         }
     }
 }
@@ -119,7 +130,17 @@ impl<'a> Bench<'a> {
 
     fn run(&self, contender: Contender) -> Quantiles {
         match contender {
-            Contender::Bare(wait, processor) => self.bare(wait, processor),
+            Contender::Bare(wait, processor) => {
+                self.bare(wait, processor, |_| HOT_WORD, |bare, count| bare.serve_missing(&hot_page(), count))
+            }
+            Contender::BareImage(wait, Reads::File) => {
+                let file = self.memory.file();
+                self.bare(wait, 0, word_of, |bare, count| bare.serve_missing_from(&file, count))
+            }
+            Contender::BareImage(wait, Reads::Mapped) => {
+                let mapped = self.memory.map(true);
+                self.bare(wait, 0, word_of, |bare, count| bare.serve_missing_mapped(&mapped, count))
+            }
             Contender::Follows(from) => self.engine(from, Locality::default(), self.processors),
             Contender::Pinned(from, processor) => {
                 self.engine(from, Locality::Anywhere, &self.processors[processor..=processor])
@@ -127,15 +148,21 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn bare(&self, wait: Wait, processor: usize) -> Quantiles {
+    fn bare(
+        &self,
+        wait: Wait,
+        processor: usize,
+        expected: fn(u64) -> u64,
+        serve: impl FnOnce(&Bare, usize) + Send,
+    ) -> Quantiles {
         let bare = Bare::missing(ram(ANONYMOUS, self.mib), wait);
         let handler = &self.processors[processor..=processor];
         thread::scope(|scope| {
             scope.spawn(|| {
-                crate::place::pin(handler);
-                bare.serve_missing(&hot_page(), self.pages.len());
+                pin(handler);
+                serve(&bare, self.pages.len());
             });
-            self.touch(bare.ram(), |_| HOT_WORD)
+            self.touch(bare.ram(), expected)
         })
     }
 
@@ -190,13 +217,29 @@ impl Figures {
             let row = Row::beside(name, Unit::Microseconds, engine, beside, Ratio::TimesFaster);
             rows.push(row.promised(FASTER_THAN_ASLEEP));
         }
+        let image_of = |wait| Contender::BareImage(wait, Reads::File);
+        let mapped = Contender::BareImage(Wait::Blocking, Reads::Mapped);
+        rows.extend(self.comparison(
+            "engine, image on tmpfs",
+            own_choice,
+            ("bare, read and pread", image_of(Wait::Blocking)),
+        ));
+        rows.extend(self.comparison(
+            "engine, image on tmpfs",
+            own_choice,
+            ("bare, poll, read, pread", image_of(Wait::Polling)),
+        ));
+        rows.extend(self.comparison("bare loop of the mapped image", mapped, ("bare loop, in read", bare)));
         let polling = Contender::Bare(Wait::Polling, 0);
-        if let (Some(polling), Some(blocking)) = (self.p50(polling), self.p50(bare)) {
-            let beside = ("bare loop, in read", blocking);
-            let name = "for comparison: bare loop in poll, same processor";
-            rows.push(Row::beside(name, Unit::Microseconds, polling, beside, Ratio::Of));
-        }
+        rows.extend(self.comparison("bare loop, in poll", polling, ("bare loop, in read", bare)));
         rows
+    }
+
+    /// What nothing is promised of.
+    fn comparison(&self, name: &str, one: Contender, other: (&'static str, Contender)) -> Option<Row> {
+        let (one, samples) = (self.p50(one)?, self.p50(other.1)?);
+        let name = format!("for comparison: {name}");
+        Some(Row::beside(name, Unit::Microseconds, one, (other.0, samples), Ratio::Of))
     }
 
     fn pair(&self, name: &str, engine: Contender, beside: (&'static str, Contender)) -> Vec<Row> {

@@ -144,7 +144,7 @@ fn raw_hot(backing: Backing, mib: u64) -> f64 {
 fn raw_mapped(backing: Backing, mib: u64, memory: &Memory) -> f64 {
     warm(mib);
     let bare = Bare::missing(ram(backing, mib), Wait::Blocking);
-    let mapped = memory.map();
+    let mapped = memory.map(false);
     let start = Instant::now();
     for chunk in 0..mib * MIB / CHUNK_BYTES {
         bare.copy_mapped(chunk * CHUNK_BYTES, &mapped, CHUNK_BYTES);

@@ -90,8 +90,12 @@ impl Memory {
         self.is_zero
     }
 
-    pub(crate) fn map(&self) -> Mapped {
-        Mapped::new(&fs::File::open(&self.path).expect("the image was just written"), self.mib * MIB)
+    pub(crate) fn file(&self) -> fs::File {
+        fs::File::open(&self.path).expect("the image was just written")
+    }
+
+    pub(crate) fn map(&self, populates: bool) -> Mapped {
+        Mapped::new(&self.file(), self.mib * MIB, populates)
     }
 
     pub(crate) fn reader(&self) -> ImageReader {
