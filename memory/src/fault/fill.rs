@@ -28,13 +28,17 @@ use queue::Job;
 use super::install::{Content, Placement};
 use super::shared::Shared;
 use super::statistics::add;
-use crate::map::PageState;
+use crate::map::{PageMap, PageState};
 use crate::page::{PageRange, PageSize};
 use crate::source::{Content as Found, PageReader, SourceError};
 use crate::staging::Staging;
 
 /// How many pages are copied at once: 64 KiB, from where on more of them cost as much for each.
 const PIECE_PAGES: u64 = 16;
+/// How many zero pages are placed at once: whoever wants one of them meanwhile waits for about as long as for a piece.
+const ZERO_PIECE_PAGES: u64 = 256;
+/// How many pages are read at once of what is to be copied: 256 KiB, which are still in the cache when they are.
+const READ_PAGES: u64 = 64;
 /// After so many failures the rest is left to those who want it.
 const FAILURES_MAX: u32 = 8;
 
@@ -54,8 +58,7 @@ pub(super) struct Filler {
     reader: Box<dyn PageReader>,
     staging: Staging,
     rate_mib_s: Option<NonZeroU32>,
-    /// How many pages are claimed and placed at once, where they are not moved.
-    piece_pages: u64,
+    granule: PageSize,
     failures: u32,
 }
 
@@ -77,9 +80,9 @@ impl Filler {
         reader: Box<dyn PageReader>,
         options: FillOptions,
     ) -> std::io::Result<Self> {
-        let piece_pages = shared.registered.ram().backing().page_size().base_pages().max(PIECE_PAGES);
+        let granule = shared.registered.ram().backing().page_size();
         let (staging, rate_mib_s) = (Staging::new(1)?, options.rate_mib_s);
-        Ok(Self { shared, queue, reader, staging, rate_mib_s, piece_pages, failures: 0 })
+        Ok(Self { shared, queue, reader, staging, rate_mib_s, granule, failures: 0 })
     }
 
     /// Fills until it is stopped, and gives the reader back.
@@ -137,8 +140,14 @@ impl Filler {
             return self.fill_by_move(chunk);
         }
         for run in missing {
-            let found = self.read(run)?;
-            self.place_missing(run, found)?;
+            // What others change meanwhile may look like a part of a granule.
+            let mut rest = run.widened(self.granule);
+            while !rest.is_empty() {
+                let (piece, later) = rest.split_at(READ_PAGES.max(self.granule.base_pages()));
+                rest = later;
+                let found = self.read(piece)?;
+                self.place_missing(piece, found)?;
+            }
         }
         Ok(())
     }
@@ -175,10 +184,11 @@ impl Filler {
             Found::Zero => Content::Zero,
         };
         let placement = Placement { range, content };
+        let pages_max = if found == Found::Zero { ZERO_PIECE_PAGES } else { PIECE_PAGES };
         let mut from = range.start;
         while let Some(page) = self.shared.map.next_missing(from, range.end()) {
-            let (piece, _) = PageRange::between(page, range.end()).split_at(self.piece_pages);
-            let claimed = self.shared.map.claim(piece);
+            let rest = PageRange::between(page, range.end());
+            let claimed = claim(&self.shared.map, self.granule, rest, pages_max);
             from = claimed.end();
             if let Err(halt) = self.shared.place_in_passages(placement.part(claimed)) {
                 self.shared.map.release(halt.rest);
@@ -188,5 +198,15 @@ impl Filler {
             add(&self.shared.statistics.counters.filled, claimed.count);
         }
         Ok(())
+    }
+}
+
+/// Claims up to so many pages at the start of `rest`; of huge pages the one that is there, whole, or none of it.
+fn claim(map: &PageMap, size: PageSize, rest: PageRange, pages_max: u64) -> PageRange {
+    let granule = rest.start.containing(size);
+    match size {
+        PageSize::Base4K => map.claim(rest.split_at(pages_max).0),
+        PageSize::Huge2M if map.claim_all(granule) => granule,
+        PageSize::Huge2M => PageRange { start: granule.end(), count: 0 },
     }
 }
