@@ -10,9 +10,9 @@ use memory::map::PageState;
 use memory::source::pattern::Sequence;
 use memory::{PageIndex, PageRange};
 
+use super::kernel::page_out;
 use super::model::Phase;
 use super::observer::{Log, Observer};
-use super::page_out::page_out;
 use super::round::Round;
 use super::scenario::{Origin, origin};
 use super::watch::Watched;
@@ -122,7 +122,7 @@ impl<'a> Control<'a> {
     fn resume(&mut self, memory: ServedMemory, origin: Origin) {
         let (round, chance) = (self.round, &mut self.chance);
         self.lasts = !matches!(origin, Origin::Dying(_));
-        let source = round.content.source(origin, &round.scenario);
+        let source = round.content.source(origin);
         let reader = round.scenario.fills.then(|| round.content.reader(chance));
         let resume = || FaultEngine::resume(memory, source, reader, &round.scenario.options);
         match self.watched.during("starts an engine", 0, resume) {

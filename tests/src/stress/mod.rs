@@ -13,13 +13,14 @@
 
 mod content;
 mod control;
+mod kernel;
 mod model;
 mod observer;
-mod page_out;
 mod round;
 mod scenario;
 mod setup;
 mod watch;
+mod whole;
 mod workers;
 
 use std::fs;

@@ -3,10 +3,11 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::thread;
+use std::time::Duration;
 
 use memory::GuestRam;
 use memory::PageIndex;
-use memory::fault::{Counts, FaultEngine};
+use memory::fault::{Counts, FaultEngine, Status};
 use memory::map::PageState;
 
 use super::control::Control;
@@ -101,6 +102,14 @@ impl Round {
         state.map_or("no engine".to_owned(), |state| format!("{state:?}"))
     }
 
+    fn engine_failure(&self) -> Option<String> {
+        let engine = self.engine.try_read().ok()?;
+        match engine.as_ref()?.status() {
+            Status::Failed(failure) => Some(failure.to_string()),
+            Status::Serving | Status::Stopped => None,
+        }
+    }
+
     fn seen(&self) -> Seen {
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let sum = |of: fn(&Counts) -> u64| counts.iter().map(of).sum();
@@ -134,6 +143,7 @@ impl Round {
 /// What went wrong, for people. A round that hangs ends the process, for its threads cannot be ended.
 pub(super) fn run(seed: u64, machine: Machine) -> Result<Seen, String> {
     let round = Round::new(Scenario::of(seed, machine));
+    super::kernel::stand_still_at_lost_pages();
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         let watchdog = scope.spawn(|| watch_over(&round, &done));
@@ -160,17 +170,21 @@ fn work<'scope>(round: &'scope Round, scope: &'scope thread::Scope<'scope, '_>) 
     control.run(workers);
 }
 
-/// Ends the process where something takes too long.
+/// Ends the process where something takes too long, or pages were lost: their threads cannot be ended.
 fn watch_over(round: &Round, done: &AtomicBool) {
     while !done.load(Ordering::Relaxed) {
-        thread::park_timeout(watch::PATIENCE / 40);
-        if let Some(overdue) = round.watch.overdue() {
-            let failure = round.failure();
-            let seed = round.scenario.seed;
-            eprintln!("stress: round {seed} hangs; failed before: {failure:?}\n{overdue}");
-            eprintln!("{}\n{}", round.describe(), watch::threads());
-            eprintln!("{}", super::again(seed));
-            std::process::exit(1);
-        }
+        thread::park_timeout(Duration::from_millis(100));
+        let what = if let Some(overdue) = round.watch.overdue() {
+            format!("hangs:\n{overdue}")
+        } else if let Some(failure) = round.engine_failure() {
+            format!("has lost pages: {failure}")
+        } else {
+            continue;
+        };
+        let (seed, failure) = (round.scenario.seed, round.failure());
+        eprintln!("stress: round {seed} {what}\nfailed before: {failure:?}");
+        eprintln!("{}\n{}", round.describe(), watch::threads());
+        eprintln!("{}", super::again(seed));
+        std::process::exit(1);
     }
 }

@@ -30,6 +30,8 @@ pub(super) enum Origin {
     Image,
     Direct,
     InPlace,
+    /// A whole huge page at a time.
+    Whole,
     Rough(u64),
     /// Gone after so many answers.
     Dying(u64),
@@ -101,7 +103,7 @@ impl Scenario {
             pattern_number: index_below(&mut chance, PATTERNS.len()),
             origin,
             fills,
-            options: options(&mut chance, kind),
+            options: options(&mut chance),
             threads: 1 + chance.below(8),
             habits: habits(&mut chance, machine),
             wild_every: 2 + chance.below(12),
@@ -148,6 +150,10 @@ pub(super) fn origin(chance: &mut Sequence, kind: Kind) -> Origin {
     if kind == Kind::Clone && chance.happens(60) {
         return Origin::InPlace;
     }
+    if kind.is_hugetlb() {
+        // The engine places a huge page only where its answer comes whole.
+        return Origin::Whole;
+    }
     let seed = chance.next_u64();
     let dying = Origin::Dying(chance.below(400));
     pick(
@@ -156,15 +162,14 @@ pub(super) fn origin(chance: &mut Sequence, kind: Kind) -> Origin {
     )
 }
 
-fn options(chance: &mut Sequence, kind: Kind) -> Options {
+fn options(chance: &mut Sequence) -> Options {
     let default = Limits::default();
     let limits = Limits {
         in_flight_pages_max: pick(chance, &[1, 16, 300, default.in_flight_pages_max]),
         demand_pages_max: pick(chance, &[1, 2, 7, default.demand_pages_max]),
         prefetch_ranges_max: pick(chance, &[1, 3, default.prefetch_ranges_max]),
         attempts_max: 12,
-        // A huge page that is answered in pieces has to be asked for again.
-        answer_ticks_max: if kind.is_hugetlb() { 50 } else { pick(chance, &[20, 200, 5_000]) },
+        answer_ticks_max: pick(chance, &[20, 200, 5_000]),
     };
     let pages_min = 1 << chance.below(6);
     let adaptive = AroundPolicy::Adaptive { pages_min, pages_max: pages_min << chance.below(6) };

@@ -15,6 +15,7 @@ use vm_memory::GuestAddress;
 
 use super::content::PAGE;
 use super::scenario::{Kind, Origin, Scenario};
+use super::whole::Whole;
 
 /// Where content may come from, whatever engine serves.
 pub(super) struct Content {
@@ -105,7 +106,7 @@ fn image(folder: &Path, pattern: Pattern, pages: u64, mut chance: Sequence) -> I
 
 impl Content {
     /// A source of it.
-    pub(super) fn source(&self, origin: Origin, scenario: &Scenario) -> Box<dyn PageSource> {
+    pub(super) fn source(&self, origin: Origin) -> Box<dyn PageSource> {
         let buffered = || Box::new(Reading::new(ImageReader::new(Arc::clone(&self.image))));
         match origin {
             Origin::Pattern => Box::new(Reading::new(self.reader_of_pattern())),
@@ -118,9 +119,10 @@ impl Content {
             Origin::InPlace => {
                 Box::new(InPlaceSource::new(memfd_of(self.template.as_ref().expect("only clones ask"))))
             }
-            Origin::Rough(seed) => self.scripted(self.rough(seed, scenario)),
+            Origin::Rough(seed) => self.scripted(self.rough(seed)),
+            Origin::Whole => Box::new(Whole::new(self.reader_of_pattern())),
             Origin::Dying(answers) => {
-                self.scripted(Script { dies_after: Some(answers), ..self.rough(answers, scenario) })
+                self.scripted(Script { dies_after: Some(answers), ..self.rough(answers) })
             }
         }
     }
@@ -141,21 +143,16 @@ impl Content {
         Box::new(ScriptedSource::new(script, self.pages).expect("the host gives a timer").0)
     }
 
-    fn rough(&self, seed: u64, scenario: &Scenario) -> Script {
+    fn rough(&self, seed: u64) -> Script {
         let mut chance = Sequence::new(seed);
         let lost = |chance: &mut Sequence| (PageIndex(chance.below(self.pages)), 1 + chance.below(3));
         let troubles = (0..chance.below(60)).map(|_| lost(&mut chance)).collect::<Vec<_>>();
-        let mut script = Script {
+        Script {
             pattern: self.pattern,
             tick: Duration::from_micros(chance.below(300)),
             troubles: troubles.into_iter().map(|(page, times)| (page, Trouble::LostTimes(times))).collect(),
             ..Script::rough(seed)
-        };
-        if scenario.kind.is_hugetlb() {
-            // A huge page only comes whole.
-            script = Script { split_percent: 5, short_percent: 5, troubles: [].into(), ..script };
         }
-        script
     }
 }
 
