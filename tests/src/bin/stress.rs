@@ -7,10 +7,11 @@ use memory::source::pattern::Sequence;
 use tests::stress::{self, Extras, Seen};
 
 const USAGE: &str =
-    "usage: make stress STRESS_ARGS='[--seconds N] [--seed S | --round R] [--no-swap] [--no-hugetlb]'
+    "usage: make stress STRESS_ARGS='[--seconds N] [--seed S | --round R] [--quick] [--no-swap] [--no-hugetlb]'
   --seconds N   how long; 180 where nothing is said
   --seed S      what the rounds follow from; a fresh one where nothing is said
   --round R     the same round again and again
+  --quick       short rounds of little memory, as the test has them
   --no-swap     nothing is paged out, though the machine swaps
   --no-hugetlb  no huge pages, though the machine has some free";
 
@@ -37,6 +38,7 @@ impl Arguments {
                 "--seconds" => parsed.seconds = number()?,
                 "--seed" => parsed.seed = number()?,
                 "--round" => parsed.round = Some(number()?),
+                "--quick" => parsed.extras.is_quick = true,
                 "--no-swap" => parsed.extras.pages_out = false,
                 "--no-hugetlb" => parsed.extras.huge_pages = 0,
                 other => return Err(format!("there is no {other}")),

@@ -35,6 +35,8 @@ pub struct Extras {
     pub huge_pages: u64,
     /// Whether pages are paged out.
     pub pages_out: bool,
+    /// Whether rounds are short, of little memory.
+    pub is_quick: bool,
 }
 
 impl Extras {
@@ -47,7 +49,7 @@ impl Extras {
             text.trim().parse::<u64>().unwrap_or(0)
         };
         let huge_pages = number("free_hugepages").saturating_sub(number("resv_hugepages"));
-        Self { huge_pages, pages_out: has_swap() }
+        Self { huge_pages, pages_out: has_swap(), is_quick: false }
     }
 }
 
@@ -63,14 +65,13 @@ pub fn has_swap() -> bool {
 ///
 /// What went wrong, and how to have it again. A round that hangs ends the process.
 pub fn round(seed: u64, extras: Extras) -> Result<Seen, String> {
-    let machine = Machine { huge_pages: extras.huge_pages, has_swap: extras.pages_out };
-    round::run(seed, machine).map_err(|failure| {
-        let setting = format!("huge pages: {}, paging out: {}", extras.huge_pages, extras.pages_out);
-        format!("stress: round {seed} failed ({setting}): {failure}\n{}", again(seed))
-    })
+    let machine =
+        Machine { huge_pages: extras.huge_pages, has_swap: extras.pages_out, is_quick: extras.is_quick };
+    round::run(seed, machine)
+        .map_err(|failure| format!("stress: round {seed} failed ({extras:?}): {failure}\n{}", again(seed)))
 }
 
 /// How a round is had again.
 fn again(seed: u64) -> String {
-    format!("stress: again: make stress STRESS_ARGS='--round {seed}'")
+    format!("stress: again: make stress STRESS_ARGS='--round {seed}', with --quick if a test has failed")
 }

@@ -81,13 +81,14 @@ const PATTERNS: [Pattern; 4] = [
 pub(super) struct Machine {
     pub(super) huge_pages: u64,
     pub(super) has_swap: bool,
+    pub(super) is_quick: bool,
 }
 
 impl Scenario {
     pub(super) fn of(seed: u64, machine: Machine) -> Self {
         let mut chance = Sequence::new(seed);
         let kind = kind(&mut chance, machine);
-        let (mib, odd) = (size_mib(&mut chance), chance.below(64));
+        let (mib, odd) = (size_mib(&mut chance, machine), chance.below(64));
         let pages = match kind {
             Kind::Hugetlb | Kind::HugetlbMemfd => (1 + chance.below(machine.huge_pages.min(8))) * 512,
             _ if chance.happens(30) => mib * 256 + odd,
@@ -107,7 +108,7 @@ impl Scenario {
             threads: 1 + chance.below(8),
             habits: habits(&mut chance, machine),
             wild_every: 2 + chance.below(12),
-            length: Duration::from_millis(100 + chance.below(500)),
+            length: Duration::from_millis(if machine.is_quick { 100 } else { 100 + chance.below(500) }),
         }
     }
 
@@ -142,8 +143,9 @@ fn kind(chance: &mut Sequence, machine: Machine) -> Kind {
     pick(chance, &[Kind::Anonymous, Kind::HugePages, Kind::Memfd, Kind::Clone])
 }
 
-fn size_mib(chance: &mut Sequence) -> u64 {
-    pick(chance, &[2, 2, 4, 4, 6, 8, 16, 16, 32, 64])
+fn size_mib(chance: &mut Sequence, machine: Machine) -> u64 {
+    let mib = pick(chance, &[2, 2, 4, 4, 6, 8, 16, 16, 32, 64]);
+    if machine.is_quick { mib.min(6) } else { mib }
 }
 
 pub(super) fn origin(chance: &mut Sequence, kind: Kind) -> Origin {
