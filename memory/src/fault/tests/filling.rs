@@ -45,14 +45,14 @@ fn who_faults_does_not_wait_for_the_background_and_keeps_what_is_written() {
         let ram = ram(backing, 4);
         let (engine, begins, go) = parked(&ram, &on_demand());
         engine.prefetch(pages(0, 512));
-        assert_eq!(begins.recv_timeout(BUDGET).unwrap(), pages(0, 512));
-        assert!(is_original(77, &content(&ram, 77)), "{backing:?}");
-        write(&ram, 77, 0xee);
+        assert!(begins.recv_timeout(BUDGET).unwrap().contains(PageIndex(7)));
+        assert!(is_original(7, &content(&ram, 7)), "{backing:?}");
+        write(&ram, 7, 0xee);
         drop(go);
         until("the rest is there", || engine.map().count(PageState::Present) == 512);
-        assert_eq!(content(&ram, 77)[0], 0xee, "{backing:?}: what was written stays");
-        assert_content(&ram, FULL, pages(0, 77));
-        assert_content(&ram, FULL, pages(78, 434));
+        assert_eq!(content(&ram, 7)[0], 0xee, "{backing:?}: what was written stays");
+        assert_content(&ram, FULL, pages(0, 7));
+        assert_content(&ram, FULL, pages(8, 504));
         assert_eq!(engine.report().counts.filled, 511);
     }
 }

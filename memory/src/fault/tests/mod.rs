@@ -8,6 +8,7 @@
 //! | `filling` | the background against faults, discards and bad readers |
 //! | `protecting` | writes to protected pages, missing and swapped out ones among them |
 //! | `reduced` | what was found under stress, made small |
+//! | `told` | the same, of what observers of writes are told |
 //! | `losing` | sources that fail, lie, hang and die; kernels that lack something |
 
 mod filling;
@@ -17,3 +18,4 @@ mod protecting;
 mod races;
 mod reduced;
 mod serving;
+mod told;

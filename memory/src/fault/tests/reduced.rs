@@ -6,18 +6,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::harness::*;
-use crate::fault::{AroundPolicy, FaultEngine, Limits, Options, Verdict, WriteObserver};
+use crate::fault::{AroundPolicy, FaultEngine, Limits, Options};
 use crate::page::PageIndex;
 use crate::page::PageRange;
 use crate::ram::{Backing, DiscardWatcher, GuestRam, RamRange, Sharing};
 use crate::source::pattern::{PatternReader, fill_range};
-use crate::source::scripted::{Script, ScriptedHandle, Trouble};
+use crate::source::scripted::{Script, Trouble};
 use crate::source::{Content, InPlaceSource, PageReader, Reading, SourceError};
 use vm_memory::GuestAddress;
-
-fn scripted(backing: Backing, script: Script, options: &Options) -> (FaultEngine, ScriptedHandle) {
-    super::harness::scripted(&ram(backing, 8), Script { pattern: FULL, ..script }, options)
-}
 
 /// Discards on a thread of its own; says when it is done.
 fn discard(ram: &GuestRam, range: PageRange) -> Receiver<()> {
@@ -33,8 +29,11 @@ fn discard(ram: &GuestRam, range: PageRange) -> Receiver<()> {
 
 #[test]
 fn a_page_whose_prefetch_was_lost_can_still_be_had() {
-    let (engine, handle) =
-        scripted(ANONYMOUS, Script::trouble(PageIndex(5), Trouble::LostTimes(1)), &on_demand());
+    let (engine, handle) = scripted(
+        &ram(ANONYMOUS, 8),
+        Script { pattern: FULL, ..Script::trouble(PageIndex(5), Trouble::LostTimes(1)) },
+        &on_demand(),
+    );
     engine.prefetch(pages(0, 8));
     until("the page is lost", || handle.answers() >= 3);
     thread::sleep(SILENCE);
@@ -57,7 +56,7 @@ impl DiscardWatcher for Pause {
 
 #[test]
 fn who_waits_for_a_page_that_is_thrown_away_while_its_answer_is_placed_goes_on() {
-    let (engine, handle) = scripted(ANONYMOUS, Script::default(), &on_demand());
+    let (engine, handle) = scripted(&ram(ANONYMOUS, 8), well_behaved(), &on_demand());
     let ((announced, was_announced), (go_on, told_to_go_on)) = (channel(), channel());
     let pause: Arc<dyn DiscardWatcher> =
         Arc::new(Pause { announced: Mutex::new(announced), go_on: Mutex::new(told_to_go_on) });
@@ -75,32 +74,6 @@ fn who_waits_for_a_page_that_is_thrown_away_while_its_answer_is_placed_goes_on()
     assert!(is_zero(&bytes));
 }
 
-/// Writes down what it is told.
-struct Notes(Sender<(PageRange, Vec<u8>)>);
-
-impl WriteObserver for Notes {
-    fn before_write(&mut self, page: PageRange, content: std::io::Result<&[u8]>) -> Verdict {
-        self.0.send((page, content.unwrap().to_vec())).unwrap();
-        Verdict::Allow
-    }
-}
-
-#[test]
-fn what_was_written_to_a_page_after_it_was_thrown_away_is_told_before_the_next_write() {
-    for backing in [ANONYMOUS, MEMFD, Backing::MemfdPrivate] {
-        let options = Options { write_protect: true, ..on_demand() };
-        let (engine, _handle) = scripted(backing, Script::default(), &options);
-        engine.ram().discard(page(5)).unwrap();
-        write(engine.ram(), 5, 0x11);
-        let (notes, told) = channel();
-        engine.protect(Box::new(Notes(notes))).unwrap();
-        write(engine.ram(), 5, 0x22);
-        let (range, before) = told.recv_timeout(BUDGET).unwrap();
-        assert_eq!(range, page(5));
-        assert_eq!(before.first(), Some(&0x11), "{backing:?}: what was there before the write");
-    }
-}
-
 /// The second of two threads that miss a removed page is looked at late, since the engine has no room meanwhile: what
 /// the first has written by then is not to be overwritten by zeros.
 #[test]
@@ -108,7 +81,11 @@ fn zeros_for_a_late_fault_do_not_overwrite_what_was_written_since() {
     for backing in [ANONYMOUS, MEMFD] {
         let limits = Limits { demand_pages_max: 1, ..Limits::default() };
         let script = Script::trouble(PageIndex(11), Trouble::LostTimes(4));
-        let (engine, handle) = scripted(backing, script, &Options { limits, ..on_demand() });
+        let (engine, handle) = scripted(
+            &ram(backing, 8),
+            Script { pattern: FULL, ..script },
+            &Options { limits, ..on_demand() },
+        );
         engine.ram().discard(page(5)).unwrap();
         handle.hold();
         let first = reader(engine.ram(), 9);
@@ -186,13 +163,14 @@ fn what_is_expected_to_be_wanted_holds_up_neither_a_guest_nor_a_stop() {
 /// Four threads throw pages away without a pause: what others wait for comes all the same.
 #[test]
 fn pages_come_while_others_are_thrown_away_without_a_pause() {
-    let (engine, _handle) = scripted(ANONYMOUS, Script::default(), &on_demand());
+    let (engine, _handle) = scripted(&ram(ANONYMOUS, 8), well_behaved(), &on_demand());
     let ends = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let discarders: Vec<_> = (0..4)
         .map(|number| {
             let (ram, ends) = (engine.ram().clone(), Arc::clone(&ends));
             thread::spawn(move || {
-                while !ends.load(std::sync::atomic::Ordering::Relaxed) {
+                let deadline = Instant::now() + 5 * BUDGET;
+                while !ends.load(std::sync::atomic::Ordering::Relaxed) && Instant::now() < deadline {
                     ram.discard(page(1024 + number)).unwrap();
                 }
             })
@@ -210,4 +188,17 @@ fn pages_come_while_others_are_thrown_away_without_a_pause() {
     println!("the longest wait was {worst:?}: {:?}", engine.report().counts);
     assert!(worst < Duration::from_millis(500), "{worst:?}");
     assert_serving(&engine);
+}
+
+/// A huge page comes whole, in whatever pieces its source reads.
+#[test]
+fn huge_pages_are_served_by_a_source_that_reads_in_pieces() {
+    let Some(_pool) = crate::uffd::tests::machine::HugePages::take(2) else { return };
+    let limits = Limits { answer_ticks_max: 300, ..Limits::default() };
+    let ram = ram(Backing::Hugetlb2M, 4);
+    let source = Reading::new(PatternReader { pattern: FULL, pages: ram.pages().count });
+    let options = Options { limits, ..on_demand() };
+    let engine = FaultEngine::start(ram, Box::new(source), None, &options).unwrap();
+    let bytes = reader(engine.ram(), 5).recv_timeout(BUDGET).expect("nobody waits for ever");
+    assert!(is_original(5, &bytes));
 }
