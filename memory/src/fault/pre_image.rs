@@ -50,7 +50,8 @@ impl PreImage {
             PageEntry::Mapped { is_file } => Ok(is_file),
             PageEntry::Absent => match registered.map_cached(granule, true, Wake::Later).stop {
                 None => Ok(true),
-                Some(Stop::Exists) => Ok(false),
+                // There is an entry, or nothing cached that it could be: it is the guest's own, swapped out.
+                Some(Stop::Exists | Stop::NoSource) => Ok(false),
                 Some(stop) => Err(io::Error::other(stop)),
             },
         }

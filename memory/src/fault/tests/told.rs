@@ -59,7 +59,7 @@ impl WriteObserver for Slowly {
 #[test]
 fn a_protected_page_that_is_paged_out_before_its_pre_image_is_read_holds_nobody_up() {
     let Some(_swap) = crate::uffd::tests::swap::Swap::take() else { return };
-    for backing in [ANONYMOUS, MEMFD] {
+    for backing in [ANONYMOUS, MEMFD, Backing::MemfdPrivate] {
         let options = Options { write_protect: true, ..on_demand() };
         let (engine, _handle) = scripted(&ram(backing, 8), well_behaved(), &options);
         assert!(is_original(1, &content(engine.ram(), 1)) && is_original(5, &content(engine.ram(), 5)));
