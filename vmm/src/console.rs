@@ -34,7 +34,7 @@ const COMMAND_LINE: &str = "console=ttyS0 reboot=t panic=-1";
 pub fn main(args: &RunArgs) -> ExitCode {
     match run(args) {
         Ok(ending) => {
-            if let Ending::Failed(cause) = &ending {
+            if let Some(cause) = ending.failure() {
                 eprintln!("faultless: the microVM failed: {cause}");
             }
             ExitCode::from(process::exit_code(&ending))

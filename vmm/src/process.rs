@@ -24,6 +24,7 @@ use crate::front::Front;
 use crate::machine::build::BuildError;
 use crate::machine::devices::{Console, Options};
 use crate::machine::driver::{Driver, Ending, RequestError};
+use crate::machine::memory::MemoryPlan;
 use crate::machine::message::Notifier;
 use crate::service::DriverService;
 use crate::telemetry::log::Log;
@@ -31,6 +32,8 @@ use crate::{signals, vcpu};
 
 /// Exit codes that orchestrators know.
 const EXIT_GENERIC: u8 = 1;
+/// A page of memory could not be had: what SIGBUS ends with, too.
+const EXIT_MEMORY: u8 = 149;
 const EXIT_BAD_CONFIGURATION: u8 = 152;
 /// The largest configuration file, in bytes.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
@@ -73,6 +76,12 @@ impl StartError {
 /// Is a VMM until its machine ends.
 #[must_use]
 pub fn main(args: &VmmArgs) -> ExitCode {
+    main_with(args, MemoryPlan::Fresh)
+}
+
+/// The same, of a machine whose memory comes about as `memory` says.
+#[must_use]
+pub fn main_with(args: &VmmArgs, memory: MemoryPlan) -> ExitCode {
     let log = match standard_output().and_then(|output| Log::install(&args.id, LogLevel::default(), output)) {
         Ok(log) => log,
         Err(error) => {
@@ -80,7 +89,7 @@ pub fn main(args: &VmmArgs) -> ExitCode {
             return ExitCode::from(EXIT_GENERIC);
         }
     };
-    let code = match serve(args, &log) {
+    let code = match serve(args, memory, &log) {
         Ok(ending) => exit_code(&ending),
         Err(error) => {
             // To the log for machines, and to standard error for whoever started the process by hand.
@@ -99,6 +108,7 @@ pub(crate) fn exit_code(ending: &Ending) -> u8 {
     match ending {
         Ending::ByGuest | Ending::ByUser => 0,
         Ending::Failed(_) => EXIT_GENERIC,
+        Ending::MemoryFailed(_) => EXIT_MEMORY,
     }
 }
 
@@ -114,14 +124,16 @@ pub(crate) fn install_handlers() -> io::Result<()> {
     Ok(vcpu::install_kick_handler()?)
 }
 
-fn serve(args: &VmmArgs, log: &Log) -> Result<Ending, StartError> {
+fn serve(args: &VmmArgs, memory: MemoryPlan, log: &Log) -> Result<Ending, StartError> {
     let host = |step| move |source| StartError::Host { step, source };
     install_handlers().map_err(host("install signal handlers"))?;
     let (sender, inbox) = channel();
     let notifier = Notifier::new(sender);
     let mut front = Front::start(&notifier).map_err(host("start the API thread"))?;
     let options = Options { console: Console::standard(), boot_timer: args.boot_timer };
-    let mut driver = Driver::new(&args.id, inbox, notifier.clone(), options, log.clone());
+    let driver = Driver::new(&args.id, inbox, notifier.clone(), options, log.clone());
+    // Who cannot ask what has become of a machine learns it by its end.
+    let mut driver = driver.with_memory(memory).keeping_failed(!args.no_api);
     for request in flags(args) {
         driver.configure_with(request)?;
     }

@@ -28,10 +28,12 @@ impl DriverService {
     }
 
     fn instance_info(&self) -> InstanceInfo {
+        let state = self.publication.state();
         InstanceInfo {
             app_name: APP_NAME.to_owned(),
             id: self.publication.instance_id().to_owned(),
-            state: self.publication.state().into(),
+            state: (&state).into(),
+            failure: state.failure().map(str::to_owned),
             vmm_version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }

@@ -32,6 +32,7 @@ impl Service for Stub {
     async fn call(&self, request: Request) -> Result<Reply, Fault> {
         match request {
             Request::GetInstanceInfo => Ok(Reply::InstanceInfo(InstanceInfo {
+                failure: None,
                 app_name: "Firecracker".to_owned(),
                 id: "i-1".to_owned(),
                 state: InstanceState::NotStarted,

@@ -24,6 +24,9 @@ pub struct InstanceInfo {
     pub id: String,
     /// Where the machine is in its life.
     pub state: InstanceState,
+    /// Why the machine cannot go on, where it cannot; it is `Paused` for good then. An addition to the contract.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
     /// Version of the program.
     pub vmm_version: String,
 }

@@ -1,10 +1,10 @@
 //! From resources to a VM that has not run yet.
 
-use api::types::HugePages;
 use kvm_ioctls::{Kvm, VmFd};
-use memory::{Backing, GuestRam, RamError};
+use memory::{GuestRam, RamError};
 
 use super::devices::{DeviceError, Devices, Options};
+use super::memory::{Memory, MemoryError, MemoryPlan};
 use super::message::Notifier;
 use super::resources::Resources;
 use super::vm::{self, MemorySlotError, Vm};
@@ -12,7 +12,7 @@ use crate::arch::host::{
     Payload, PayloadError, Processor, ProcessorError, ProcessorTopology, acpi, layout, platform,
 };
 use crate::kvm::{self, KvmError};
-use crate::vcpu::{Vcpu, VcpuError, VcpuMetrics, Vcpus};
+use crate::vcpu::{Vcpu, VcpuError, VcpuMetrics, Vcpus, Ways};
 
 /// How often KVM may be asked for a VM again: creating one is interrupted by signals.
 const CREATE_VM_ATTEMPTS: u32 = 5;
@@ -34,9 +34,12 @@ pub enum BuildError {
         /// KVM's answer.
         source: kvm_ioctls::Error,
     },
-    /// Guest memory.
+    /// More memory than the host could ever give.
     #[error(transparent)]
     Ram(#[from] RamError),
+    /// Guest memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
     /// Guest memory, as KVM sees it.
     #[error(transparent)]
     Slot(#[from] MemorySlotError),
@@ -60,12 +63,17 @@ pub enum BuildError {
     Vcpu(#[from] VcpuError),
 }
 
-/// Makes a VM from `resources`, its vCPUs at the kernel's entry and not running.
+/// Makes a VM from `resources`, its memory as `plan` says, its vCPUs at the kernel's entry and not running.
 ///
 /// # Errors
 ///
-/// [`BuildError`]; nothing of the VM is left then.
-pub fn build(resources: &mut Resources, options: &Options, notifier: &Notifier) -> Result<Vm, BuildError> {
+/// [`BuildError`]; nothing of the VM is left then, and memory that was to be served is spent.
+pub fn build(
+    resources: &mut Resources,
+    plan: &mut MemoryPlan,
+    options: &Options,
+    notifier: &Notifier,
+) -> Result<Vm, BuildError> {
     let boot = resources.boot.as_mut().ok_or(BuildError::NoKernel)?;
     let mut command_line = boot.files.command_line.clone();
     if let Some(root) = resources.drives.iter().find(|drive| drive.config.is_root_device) {
@@ -75,28 +83,31 @@ pub fn build(resources: &mut Resources, options: &Options, notifier: &Notifier) 
     let machine = &resources.machine;
     // Checked in MiB: in bytes the size might not fit into its type.
     GuestRam::check_host(machine.mem_size_mib)?;
-    let ram = GuestRam::new(&layout::ram_ranges(machine.mem_size_mib << 20), backing(machine.huge_pages))?;
+    let ranges = layout::ram_ranges(machine.mem_size_mib << 20);
+    let memory = Memory::new(plan, &ranges, machine.huge_pages, notifier)?;
+    let ram = memory.ram();
     let vm = create_vm(&kvm)?;
-    vm::map_ram(&vm, &ram)?;
+    vm::map_ram(&vm, ram)?;
     platform::create(&vm)?;
     let processor = Processor::new(&kvm, topology(machine))?;
-    let payload = Payload::load(&ram, &mut boot.files.kernel, boot.files.initrd.as_mut(), &command_line)?;
-    let devices = Devices::attach(&vm, &ram, resources, options, notifier)?;
-    let rsdp = acpi::write_tables(&ram, resources.machine.vcpu_count, devices.virtio_count())?;
-    payload.introduce(&ram, rsdp)?;
+    let payload = Payload::load(ram, &mut boot.files.kernel, boot.files.initrd.as_mut(), &command_line)?;
+    let devices = Devices::attach(&vm, ram, resources, options, notifier)?;
+    let rsdp = acpi::write_tables(ram, resources.machine.vcpu_count, devices.virtio_count())?;
+    payload.introduce(ram, rsdp)?;
 
     let metrics = VcpuMetrics::default();
-    let mut vcpus = Vec::new();
-    for index in 0..resources.machine.vcpu_count {
+    let vcpus = (0..resources.machine.vcpu_count).map(|index| {
         let refused = |source| BuildError::Create { step: "create a vCPU", source };
         let vcpu = vm.create_vcpu(index.into()).map_err(refused)?;
         processor.identify(&vcpu, index)?;
         if index == 0 {
-            Processor::set_entry(&vcpu, &ram, payload.entry())?;
+            Processor::set_entry(&vcpu, ram, payload.entry())?;
         }
-        vcpus.push(Vcpu::spawn(index, vcpu, devices.buses(), metrics.clone(), notifier.clone())?);
-    }
-    Ok(Vm { vcpus: Vcpus(vcpus), vcpu_metrics: metrics, devices, _vm: vm, _ram: ram })
+        let ways = Ways { buses: devices.buses(), ram: ram.clone() };
+        Ok(Vcpu::spawn(index, vcpu, ways, metrics.clone(), notifier.clone())?)
+    });
+    let vcpus = Vcpus(vcpus.collect::<Result<_, BuildError>>()?);
+    Ok(Vm { vcpus, vcpu_metrics: metrics, devices, _vm: vm, memory })
 }
 
 fn create_vm(kvm: &Kvm) -> Result<VmFd, BuildError> {
@@ -107,15 +118,6 @@ fn create_vm(kvm: &Kvm) -> Result<VmFd, BuildError> {
             Err(error) if error.errno() == libc::EINTR && attempt < CREATE_VM_ATTEMPTS => attempt += 1,
             Err(source) => return Err(BuildError::Create { step: "create a VM", source }),
         }
-    }
-}
-
-/// What memory is made of. Nothing yet needs it to be shared with another process.
-fn backing(huge_pages: HugePages) -> Backing {
-    match huge_pages {
-        HugePages::None => Backing::Anonymous { transparent_huge_pages: false },
-        HugePages::Transparent => Backing::Anonymous { transparent_huge_pages: true },
-        HugePages::Hugetlb2M => Backing::Hugetlb2M,
     }
 }
 

@@ -1,5 +1,13 @@
 //! The loop that owns a machine: it takes one message at a time, asks the state whether it is admitted, acts, and
 //! answers. Nobody else writes the state.
+//!
+//! | room | what it is for |
+//! |---|---|
+//! | `ending` | how a machine comes to its end |
+//! | `failure` | what is done when a guest cannot go on |
+
+mod ending;
+mod failure;
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -9,7 +17,8 @@ use api::{Fault, Reply, Request};
 
 use super::build::{self, BuildError};
 use super::devices::{DeviceError, Options};
-use super::message::{GuestEvent, Message, Notifier};
+use super::memory::MemoryPlan;
+use super::message::{Message, Notifier};
 use super::resources::{ConfigureError, Resources};
 use super::state::{Publication, Refusal, VmState};
 use super::vm::{Vm, VmError};
@@ -17,6 +26,7 @@ use crate::error::chain;
 use crate::telemetry::log::{Log, LogError};
 use crate::telemetry::metrics::{MetricsError, MetricsRegistry};
 use crate::terminal::RawTerminal;
+pub use ending::Ending;
 
 /// How often metrics are written where nobody asks, as Firecracker's are.
 const METRICS_PERIOD: Duration = Duration::from_secs(60);
@@ -47,17 +57,6 @@ pub enum RequestError {
     Metrics(#[from] MetricsError),
 }
 
-/// How a machine came to its end.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ending {
-    /// The guest powered off or restarted.
-    ByGuest,
-    /// The user asked for it.
-    ByUser,
-    /// The guest could not go on.
-    Failed(String),
-}
-
 /// The owner of a machine.
 pub struct Driver {
     instance_id: String,
@@ -67,6 +66,9 @@ pub struct Driver {
     log: Log,
     metrics: MetricsRegistry,
     resources: Resources,
+    memory: MemoryPlan,
+    /// Whether a VM that has failed stays, for those who ask what has become of it.
+    keeps_failed: bool,
     state: VmState,
     publication: Publication,
     vm: Option<Vm>,
@@ -95,11 +97,27 @@ impl Driver {
             log,
             metrics,
             resources: Resources::default(),
+            memory: MemoryPlan::Fresh,
+            keeps_failed: false,
             state: VmState::NotStarted,
             publication: Publication::new(instance_id, VmState::NotStarted),
             vm: None,
             terminal: None,
         }
+    }
+
+    /// The VM's memory comes about as `plan` says.
+    #[must_use]
+    pub fn with_memory(mut self, plan: MemoryPlan) -> Self {
+        self.memory = plan;
+        self
+    }
+
+    /// A VM that has failed stays until somebody ends it; without this the machine ends with it.
+    #[must_use]
+    pub fn keeping_failed(mut self, keeps: bool) -> Self {
+        self.keeps_failed = keeps;
+        self
     }
 
     /// Where the state can be read.
@@ -142,9 +160,9 @@ impl Driver {
     /// Takes messages until the machine ends, and ends all that belongs to it.
     pub fn run(mut self) -> Ending {
         let ending = self.take_messages();
-        match &ending {
-            Ending::Failed(cause) => tracing::error!(cause, "the microVM failed"),
-            Ending::ByGuest | Ending::ByUser => tracing::info!("the microVM has ended"),
+        match ending.failure() {
+            Some(cause) => tracing::error!(cause, "the microVM failed"),
+            None => tracing::info!("the microVM has ended"),
         }
         let stopped = self.vm.as_mut().map_or(Ok(()), Vm::stop);
         self.flush_metrics();
@@ -153,7 +171,10 @@ impl Driver {
             Err(error) => {
                 // Dropping it would wait without end for the part that is stuck; the process ends without it.
                 std::mem::forget(self.vm.take());
-                Ending::Failed(chain(&error))
+                match ending {
+                    Ending::MemoryFailed(_) => ending,
+                    _ => Ending::Failed(chain(&error)),
+                }
             }
         }
     }
@@ -167,8 +188,15 @@ impl Driver {
                     // A client that has gone does not read its answer.
                     let _ = answer.send(reply);
                 }
-                Ok(Message::Guest(event)) => return ending_of(event),
-                Ok(Message::Quit) | Err(RecvTimeoutError::Disconnected) => return Ending::ByUser,
+                Ok(Message::Guest(event)) => {
+                    if let Some(ending) = self.heed(event) {
+                        return ending;
+                    }
+                }
+                Ok(Message::Quit) | Err(RecvTimeoutError::Disconnected) => {
+                    let failure = self.state.failure().map(str::to_owned);
+                    return failure.map_or(Ending::ByUser, Ending::MemoryFailed);
+                }
                 Err(RecvTimeoutError::Timeout) => {
                     self.flush_metrics();
                     flush_at = Instant::now() + METRICS_PERIOD;
@@ -204,7 +232,7 @@ impl Driver {
             other => self.configure(other)?,
         };
         self.state = next;
-        self.publication.publish(next);
+        self.publication.publish(&self.state);
         Ok(reply)
     }
 
@@ -232,7 +260,8 @@ impl Driver {
     fn act(&mut self, action: Action) -> Result<Reply, RequestError> {
         match action {
             Action::InstanceStart => {
-                let mut vm = build::build(&mut self.resources, &self.options, &self.notifier)?;
+                let mut vm =
+                    build::build(&mut self.resources, &mut self.memory, &self.options, &self.notifier)?;
                 vm.resume()?;
                 vm.register_metrics(&mut self.metrics);
                 self.vm = Some(vm);
@@ -256,24 +285,16 @@ impl Driver {
     }
 
     fn set_running(&mut self, running: bool) -> Result<Reply, RequestError> {
-        match (self.state, running) {
+        match (&self.state, running) {
             (VmState::Running, false) => self.vm_mut().pause()?,
             (VmState::Paused, true) => self.vm_mut().resume()?,
-            // As asked for already.
-            (VmState::Running, true) | (VmState::Paused, false) | (VmState::NotStarted, _) => {}
+            // As asked for already, or never admitted.
+            _ => {}
         }
         Ok(Reply::Empty)
     }
 
     fn vm_mut(&mut self) -> &mut Vm {
         self.vm.as_mut().expect("a state after the start has a VM")
-    }
-}
-
-fn ending_of(event: GuestEvent) -> Ending {
-    match event {
-        GuestEvent::PowerOff | GuestEvent::Reset => Ending::ByGuest,
-        GuestEvent::Crashed { cause } => Ending::Failed(cause),
-        GuestEvent::VcpuFailed { index, cause } => Ending::Failed(format!("vCPU {index}: {cause}")),
     }
 }

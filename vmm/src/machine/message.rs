@@ -24,6 +24,11 @@ pub enum GuestEvent {
         /// Why.
         cause: String,
     },
+    /// A page of its memory cannot be had, so that it must not go on.
+    MemoryFailed {
+        /// Which, and why.
+        cause: String,
+    },
 }
 
 /// A message to the driver.

@@ -12,6 +12,7 @@
 //! | [`message`] | what the driver is told, and by whom |
 //! | [`resources`] | what is configured before a start |
 //! | [`build`] | from resources to a VM |
+//! | [`memory`] | how its RAM comes about, and who serves it |
 //! | [`vm`] | a VM that was built: pause, resume, stop |
 //! | [`devices`] | the VM's devices, made and connected |
 //! | [`driver`] | the loop that brings all of it together |
@@ -20,6 +21,7 @@ pub mod build;
 mod device_config;
 pub mod devices;
 pub mod driver;
+pub mod memory;
 pub mod message;
 pub mod resources;
 pub mod state;

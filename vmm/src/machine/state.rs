@@ -2,11 +2,13 @@
 //!
 //! ```text
 //!   NotStarted ──start──▶ Running ──pause──▶ Paused
-//!                            ▲                  │
-//!                            └─────resume───────┘
+//!                            ▲  │               │  │
+//!                            └──┼──resume───────┘  │
+//!                               └──▶ Failed ◀──────┘   a page of memory cannot be had
 //! ```
 //!
-//! There is no state for the end: with the VM ends the process.
+//! There is no state for the end: with the VM ends the process. Clients of Firecracker know three states, so a VM that
+//! has failed is `Paused` to them, and says why beside.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,7 +16,7 @@ use api::Request;
 use api::types::{Action, InstanceState, VmState as RequestedState};
 
 /// The state of a VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VmState {
     /// Being configured.
     NotStarted,
@@ -22,10 +24,15 @@ pub enum VmState {
     Running,
     /// Its vCPUs and its virtio devices stand still. What is typed goes on to the serial port's FIFO.
     Paused,
+    /// Its memory is not whole, so that it can never go on. It stands still, as far as it can be made to.
+    Failed {
+        /// Why.
+        cause: Arc<str>,
+    },
 }
 
 /// Why a request was not admitted, in the words that clients match on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// It configures what can no longer be.
     #[error("The requested operation is not supported after starting the microVM.")]
@@ -33,6 +40,12 @@ pub enum Refusal {
     /// It concerns a VM that is not there yet.
     #[error("The requested operation is not supported before starting the microVM.")]
     BeforeStart,
+    /// It concerns a VM that cannot go on.
+    #[error("The microVM has failed and cannot go on, end it: {cause}")]
+    Failed {
+        /// Why.
+        cause: Arc<str>,
+    },
 }
 
 /// When a request makes sense.
@@ -40,6 +53,8 @@ pub enum Refusal {
 enum When {
     BeforeStart,
     AfterStart,
+    /// After the start, as long as the guest can go on.
+    Alive,
     Always,
 }
 
@@ -59,9 +74,12 @@ fn when(request: &Request) -> When {
         | Request::PutLogger(_)
         | Request::PutMetrics(_)
         | Request::PutAction(Action::InstanceStart) => When::BeforeStart,
+        Request::PatchVm(RequestedState::Paused) | Request::PutAction(Action::FlushMetrics) => {
+            When::AfterStart
+        }
         Request::PatchDrive(_)
-        | Request::PatchVm(_)
-        | Request::PutAction(Action::FlushMetrics | Action::SendCtrlAltDel) => When::AfterStart,
+        | Request::PatchVm(RequestedState::Resumed)
+        | Request::PutAction(Action::SendCtrlAltDel) => When::Alive,
     }
 }
 
@@ -71,22 +89,43 @@ impl VmState {
     /// # Errors
     ///
     /// The [`Refusal`] that the client is told.
-    pub fn admit(self, request: &Request) -> Result<(), Refusal> {
+    pub fn admit(&self, request: &Request) -> Result<(), Refusal> {
         match (when(request), self) {
-            (When::BeforeStart, Self::Running | Self::Paused) => Err(Refusal::AfterStart),
-            (When::AfterStart, Self::NotStarted) => Err(Refusal::BeforeStart),
+            (When::BeforeStart, Self::Running | Self::Paused | Self::Failed { .. }) => {
+                Err(Refusal::AfterStart)
+            }
+            (When::AfterStart | When::Alive, Self::NotStarted) => Err(Refusal::BeforeStart),
+            (When::Alive, Self::Failed { cause }) => Err(Refusal::Failed { cause: Arc::clone(cause) }),
             _ => Ok(()),
         }
     }
 
     /// The state after `request` was carried out in this one. To pause what is paused changes nothing.
     #[must_use]
-    pub fn after(self, request: &Request) -> Self {
+    pub fn after(&self, request: &Request) -> Self {
         match (self, request) {
             (Self::NotStarted, Request::PutAction(Action::InstanceStart)) => Self::Running,
             (Self::Running | Self::Paused, Request::PatchVm(RequestedState::Paused)) => Self::Paused,
             (Self::Running | Self::Paused, Request::PatchVm(RequestedState::Resumed)) => Self::Running,
-            (state, _) => state,
+            (state, _) => state.clone(),
+        }
+    }
+
+    /// The state after its memory has failed. What follows from a failure is none of its own.
+    #[must_use]
+    pub fn failed(&self, cause: &str) -> Self {
+        match self {
+            Self::Running | Self::Paused => Self::Failed { cause: cause.into() },
+            Self::NotStarted | Self::Failed { .. } => self.clone(),
+        }
+    }
+
+    /// Why it cannot go on.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        match self {
+            Self::Failed { cause } => Some(cause),
+            Self::NotStarted | Self::Running | Self::Paused => None,
         }
     }
 }
@@ -115,21 +154,21 @@ impl Publication {
     /// The state as it was last published.
     #[must_use]
     pub fn state(&self) -> VmState {
-        *self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// For the driver alone.
-    pub(super) fn publish(&self, state: VmState) {
-        *self.0.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    pub(super) fn publish(&self, state: &VmState) {
+        *self.0.state.lock().unwrap_or_else(PoisonError::into_inner) = state.clone();
     }
 }
 
-impl From<VmState> for InstanceState {
-    fn from(state: VmState) -> Self {
+impl From<&VmState> for InstanceState {
+    fn from(state: &VmState) -> Self {
         match state {
             VmState::NotStarted => Self::NotStarted,
             VmState::Running => Self::Running,
-            VmState::Paused => Self::Paused,
+            VmState::Paused | VmState::Failed { .. } => Self::Paused,
         }
     }
 }
@@ -140,7 +179,9 @@ mod tests {
 
     use super::*;
 
-    const STATES: [VmState; 3] = [VmState::NotStarted, VmState::Running, VmState::Paused];
+    fn failed() -> VmState {
+        VmState::Running.failed("a page is lost")
+    }
 
     fn drive() -> Drive {
         serde_json::from_str(r#"{"drive_id":"d","is_root_device":false,"path_on_host":"/d"}"#).unwrap()
@@ -170,7 +211,9 @@ mod tests {
             assert_eq!(VmState::Running.admit(&request), Ok(()));
             assert_eq!(VmState::Paused.admit(&request), Ok(()));
         }
-        assert!(STATES.iter().all(|state| state.admit(&Request::GetVmConfig).is_ok()));
+        for state in [VmState::NotStarted, VmState::Running, VmState::Paused, failed()] {
+            assert_eq!(state.admit(&Request::GetVmConfig), Ok(()));
+        }
     }
 
     #[test]
@@ -192,5 +235,26 @@ mod tests {
             state = state.after(request);
             assert_eq!(state, expected);
         }
+    }
+
+    #[test]
+    fn what_has_failed_stays_so_and_says_why() {
+        let (pause, resume) =
+            (Request::PatchVm(RequestedState::Paused), Request::PatchVm(RequestedState::Resumed));
+        let state = failed();
+        assert_eq!(state.admit(&pause), Ok(()));
+        assert_eq!(state.admit(&Request::PutAction(Action::FlushMetrics)), Ok(()));
+        for request in [resume.clone(), Request::PutAction(Action::SendCtrlAltDel)] {
+            let refusal = state.admit(&request).unwrap_err();
+            assert!(refusal.to_string().ends_with("a page is lost"), "{refusal}");
+        }
+        assert_eq!(state.admit(&Request::PutAction(Action::InstanceStart)), Err(Refusal::AfterStart));
+        for request in [pause, resume] {
+            assert_eq!(state.after(&request), state);
+        }
+        assert_eq!(state.failed("another").failure(), Some("a page is lost"), "the first is the cause");
+        assert_eq!(VmState::Paused.failed("it"), VmState::Running.failed("it"));
+        assert_eq!(VmState::NotStarted.failed("it"), VmState::NotStarted);
+        assert_eq!(InstanceState::from(&state), InstanceState::Paused);
     }
 }

@@ -3,7 +3,7 @@
 //! Invariants:
 //!
 //! - vCPUs stand still before devices do, and run again after them: a device that is stopped is notified by nobody.
-//! - Fields are dropped in the order in which they stand: vCPUs first, guest memory last.
+//! - Fields are dropped in the order in which they stand: vCPUs first, guest memory and who serves it last.
 
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use kvm_ioctls::VmFd;
 use memory::GuestRam;
 
 use super::devices::{DeviceError, Devices};
+use super::memory::Memory;
 use crate::telemetry::metrics::MetricsRegistry;
 use crate::vcpu::{VcpuError, VcpuMetrics, Vcpus};
 
@@ -44,7 +45,8 @@ pub struct Vm {
     /// Its devices.
     pub devices: Devices,
     pub(super) _vm: VmFd,
-    pub(super) _ram: GuestRam,
+    /// Its memory.
+    pub memory: Memory,
 }
 
 impl Vm {
@@ -76,9 +78,23 @@ impl Vm {
         Ok(())
     }
 
+    /// Stops for good what can be stopped of a guest whose memory has failed: who waits for a page that will never
+    /// come cannot be, and everybody else is.
+    ///
+    /// # Errors
+    ///
+    /// [`VmError`] of the first part that does not stop. It stops as soon as it can.
+    pub fn halt(&mut self) -> Result<(), VmError> {
+        let vcpus = self.vcpus.pause();
+        self.devices.pause()?;
+        Ok(vcpus?)
+    }
+
     /// Makes the VM's counters known.
     pub fn register_metrics(&self, registry: &mut MetricsRegistry) {
         registry.register("vcpu", "vcpu", &[], self.vcpu_metrics.list());
+        let failures = [("failures", "pages that could not be had", &self.memory.failures)];
+        registry.register("memory", "memory", &[], failures.into_iter());
         self.devices.register_metrics(registry);
     }
 

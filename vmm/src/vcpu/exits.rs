@@ -6,12 +6,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use devices::bus::Bus;
 use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::VcpuExit;
+use memory::GuestRam;
 
-use super::{Next, VcpuMetrics};
+use super::VcpuMetrics;
+use super::runner::Next;
 use crate::machine::message::GuestEvent;
 
 /// What an access to nothing reads, as on a PC's bus.
 const NOTHING: u8 = 0xff;
+
+/// What a vCPU is given to live with.
+#[derive(Clone)]
+pub struct Ways {
+    /// The ways to devices.
+    pub buses: Buses,
+    /// Its memory, to tell where one of its pages is.
+    pub ram: GuestRam,
+}
 
 /// The ways from a vCPU to devices.
 ///

@@ -16,6 +16,8 @@ use std::thread::JoinHandle;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
+use crate::signals;
+
 /// Makes the kick's signal one that interrupts a system call and does nothing else. Once for a process.
 pub(crate) fn install_handler() -> Result<(), vmm_sys_util::errno::Error> {
     extern "C" fn interrupt(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
@@ -37,7 +39,7 @@ impl Kickable {
 
     /// Enters the guest.
     pub(super) fn run(&mut self) -> Result<VcpuExit<'_>, kvm_ioctls::Error> {
-        self.fd.run()
+        signals::inside_guest(|| self.fd.run())
     }
 
     /// Tells a guest that has KVM's clock that it was stopped, so that its watchdogs do not take the time that passes

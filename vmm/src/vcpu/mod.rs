@@ -18,21 +18,24 @@
 
 mod exits;
 mod kick;
+mod lost;
 mod metrics;
+mod runner;
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use kvm_ioctls::{VcpuExit, VcpuFd};
+use kvm_ioctls::VcpuFd;
 
-use crate::machine::message::{GuestEvent, Notifier};
-pub use exits::Buses;
+use crate::machine::message::Notifier;
+pub use exits::{Buses, Ways};
 pub use metrics::VcpuMetrics;
 
 pub(crate) use kick::install_handler as install_kick_handler;
 use kick::{Kickable, Kicker};
+use runner::Runner;
 
 /// How long a vCPU may take to acknowledge a command. In the guest it takes microseconds; this is for a thread that
 /// waits for a device or a page.
@@ -105,14 +108,15 @@ impl Vcpu {
     pub fn spawn(
         index: u8,
         fd: VcpuFd,
-        buses: Buses,
+        ways: Ways,
         metrics: VcpuMetrics,
         notifier: Notifier,
     ) -> Result<Self, VcpuError> {
         let (commands, inbox) = channel();
         let (outbox, acknowledgements) = channel();
         let (fd, kicker) = Kickable::new(fd);
-        let runner = Runner { index, fd, buses, metrics, notifier, inbox, outbox };
+        let Ways { buses, ram } = ways;
+        let runner = Runner { index, fd, buses, ram, metrics, notifier, inbox, outbox };
         let thread = thread::Builder::new()
             .name(format!("vcpu{index}"))
             .spawn(move || runner.run())
@@ -212,97 +216,5 @@ impl Vcpus {
         let deadline = Instant::now() + ACKNOWLEDGE_TIMEOUT;
         let waited: Vec<_> = self.0.iter().map(|vcpu| vcpu.wait(deadline)).collect();
         sent.into_iter().chain(waited).collect()
-    }
-}
-
-/// The thread's end of a vCPU.
-struct Runner {
-    index: u8,
-    fd: Kickable,
-    buses: Buses,
-    metrics: VcpuMetrics,
-    notifier: Notifier,
-    inbox: Receiver<Command>,
-    outbox: Sender<Acknowledged>,
-}
-
-/// What the thread does next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Next {
-    Enter,
-    Wait,
-    End,
-}
-
-impl Runner {
-    fn run(mut self) {
-        let mut next = Next::Wait;
-        loop {
-            next = match next {
-                Next::Enter => self.enter(),
-                Next::Wait => self.inbox.recv().map_or(Next::End, |command| self.obey(command)),
-                Next::End => return,
-            }
-        }
-    }
-
-    /// Acknowledges `command` and says what it leads to.
-    fn obey(&self, command: Command) -> Next {
-        // The driver may have given up on the answer; then it is about to drop this vCPU.
-        let _ = self.outbox.send(Acknowledged(command.number));
-        match command.order {
-            Order::Pause => {
-                self.fd.note_pause();
-                Next::Wait
-            }
-            Order::Resume => Next::Enter,
-            Order::Stop => Next::End,
-        }
-    }
-
-    /// Runs the guest until it wants something, and gives it that.
-    fn enter(&mut self) -> Next {
-        let exit = match self.fd.run() {
-            Ok(exit) => exit,
-            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return self.kicked(),
-            Err(error) => return self.fail(format!("KVM_RUN: {error}")),
-        };
-        let unexpected = match exit {
-            VcpuExit::IoIn(port, data) => return self.buses.port_in(port, data, &self.metrics),
-            VcpuExit::IoOut(port, data) => return self.buses.port_out(port, data, &self.metrics),
-            VcpuExit::MmioRead(address, data) => return self.buses.mmio_read(address, data, &self.metrics),
-            VcpuExit::MmioWrite(address, data) => return self.buses.mmio_write(address, data, &self.metrics),
-            VcpuExit::Intr | VcpuExit::IrqWindowOpen => return Next::Enter,
-            // A triple fault is how a PC without a reset register restarts.
-            VcpuExit::Shutdown => {
-                self.notifier.guest(GuestEvent::Reset);
-                return Next::Wait;
-            }
-            VcpuExit::SystemEvent(kind, _) => exits::system_event(kind),
-            other => GuestEvent::VcpuFailed { index: self.index, cause: exits::describe(&other) },
-        };
-        self.report(unexpected)
-    }
-
-    /// Takes the kick back and looks for the command it came with.
-    fn kicked(&mut self) -> Next {
-        self.fd.clear_kick();
-        match self.inbox.try_recv() {
-            Ok(command) => self.obey(command),
-            Err(TryRecvError::Empty) => Next::Enter,
-            Err(TryRecvError::Disconnected) => Next::End,
-        }
-    }
-
-    fn fail(&self, cause: String) -> Next {
-        self.report(GuestEvent::VcpuFailed { index: self.index, cause })
-    }
-
-    fn report(&self, event: GuestEvent) -> Next {
-        if matches!(event, GuestEvent::VcpuFailed { .. }) {
-            self.metrics.failures.inc();
-        }
-        self.notifier.guest(event);
-        Next::Wait
     }
 }

@@ -17,6 +17,7 @@ impl Service for Recorder {
         self.0.lock().unwrap().push(request.clone());
         match request {
             Request::GetInstanceInfo => Ok(Reply::InstanceInfo(InstanceInfo {
+                failure: None,
                 app_name: "Faultless".to_owned(),
                 id: "i-1".to_owned(),
                 state: InstanceState::Paused,

@@ -1,0 +1,263 @@
+//! How a VM's RAM comes about, and who serves it.
+//!
+//! ```text
+//!   MemoryPlan ──build──▶ Memory ─┬─ GuestRam ──────▶ KVM, devices, what the loader writes
+//!     Fresh                       ├─ FaultEngine      "fault", "fill": pages come when they are wanted
+//!     Served                      └─ Watch            "memory": tells the driver when one cannot come
+//! ```
+//!
+//! Invariants:
+//!
+//! - Whoever may touch a page that is missing is gone before the engine is: vCPUs, devices, and the loader.
+//! - A plan is carried out once. Its source may have given pages already when a start fails, so it is not tried again.
+//! - The watch touches no guest memory and waits for nobody who does: a failure is told whatever stands still.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use api::types::HugePages;
+use memory::fault::{self, Failure, FaultEngine, Status};
+use memory::source::{PageReader, PageSource};
+use memory::{Backing, GuestRam, PageIndex, RamError, RamRange, Sharing};
+use prometheus_client::metrics::counter::Counter;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use vm_memory::{Address, GuestAddress};
+
+use super::message::{GuestEvent, Notifier};
+
+/// How long is waited for an engine's word on a page that a vCPU has met as a memory error already.
+const WORD_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How a VM's RAM comes about.
+#[derive(Default)]
+pub enum MemoryPlan {
+    /// It is zero, and the host's to give.
+    #[default]
+    Fresh,
+    /// Its pages come from a source when they are wanted. What the loader writes, it writes over that.
+    Served(Box<ServedPlan>),
+    /// It was served, in a start that failed.
+    Spent,
+}
+
+/// Memory that comes from a source.
+pub struct ServedPlan {
+    /// What the memory is mapped over.
+    pub foundation: Foundation,
+    /// Where its pages come from.
+    pub source: Box<dyn PageSource>,
+    /// The same content, for who fills in the background.
+    pub reader: Option<Box<dyn PageReader>>,
+    /// How faults are served.
+    pub options: fault::Options,
+    /// Is handed the engine before the first page is wanted.
+    pub started: Option<Started>,
+}
+
+/// Who is handed an engine, to prefetch, protect or look at it from outside.
+pub type Started = Box<dyn FnOnce(&Arc<FaultEngine>) + Send>;
+
+/// What memory is mapped over.
+#[derive(Debug)]
+pub enum Foundation {
+    /// Memory of its own.
+    New(Backing),
+    /// A memfd that somebody else has made.
+    Memfd(OwnedFd, Sharing),
+}
+
+/// Why there is no memory.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// The host does not give it.
+    #[error(transparent)]
+    Ram(#[from] RamError),
+    /// Nobody can serve it.
+    #[error("guest memory cannot be served: {0}")]
+    Serve(#[from] fault::StartError),
+    /// Nobody could tell of its failure.
+    #[error("cannot start a thread that watches over guest memory")]
+    Watch(#[from] io::Error),
+    /// It was given to a start that failed.
+    #[error("the guest's memory went to a start that failed: start it in another process")]
+    Spent,
+}
+
+/// A VM's RAM and who serves it.
+pub struct Memory {
+    /// Before the engine that it looks at.
+    _watch: Option<Watch>,
+    engine: Option<Arc<FaultEngine>>,
+    ram: GuestRam,
+    /// Times that a page could not be had.
+    pub failures: Counter,
+}
+
+impl Memory {
+    /// Carries out `plan`, which is spent then.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError`].
+    pub fn new(
+        plan: &mut MemoryPlan,
+        ranges: &[RamRange],
+        huge_pages: HugePages,
+        notifier: &Notifier,
+    ) -> Result<Self, MemoryError> {
+        match plan {
+            MemoryPlan::Fresh => {
+                let ram = GuestRam::new(ranges, backing(huge_pages))?;
+                Ok(Self { _watch: None, engine: None, ram, failures: Counter::default() })
+            }
+            MemoryPlan::Spent => Err(MemoryError::Spent),
+            MemoryPlan::Served(_) => {
+                let MemoryPlan::Served(plan) = std::mem::replace(plan, MemoryPlan::Spent) else {
+                    unreachable!("it was matched")
+                };
+                Self::serve(*plan, ranges, notifier)
+            }
+        }
+    }
+
+    fn serve(plan: ServedPlan, ranges: &[RamRange], notifier: &Notifier) -> Result<Self, MemoryError> {
+        let ram = match plan.foundation {
+            Foundation::New(backing) => GuestRam::new(ranges, backing)?,
+            Foundation::Memfd(memfd, sharing) => GuestRam::over_memfd(ranges, memfd, sharing)?,
+        };
+        let engine = FaultEngine::start(ram.clone(), plan.source, plan.reader, &plan.options)?;
+        let engine = Arc::new(engine);
+        let watch = Watch::start(&engine, notifier.clone())?;
+        if let Some(started) = plan.started {
+            started(&engine);
+        }
+        Ok(Self { _watch: Some(watch), engine: Some(engine), ram, failures: Counter::default() })
+    }
+
+    /// The RAM.
+    #[must_use]
+    pub fn ram(&self) -> &GuestRam {
+        &self.ram
+    }
+
+    /// Why the guest cannot go on, where the engine has said so.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        failure_of(self.engine.as_deref()?)
+    }
+
+    /// The same, for who knows that there is something the matter, and may be earlier than the engine's word.
+    #[must_use]
+    pub fn awaited_failure(&self) -> Option<String> {
+        let engine = self.engine.as_deref()?;
+        let mut failed = [PollFd::from_borrowed_fd(engine.failure_fd(), PollFlags::IN)];
+        // Interrupted or over, what matters is what the engine says now.
+        let _ = poll(&mut failed, Timespec::try_from(WORD_TIMEOUT).ok().as_ref());
+        failure_of(engine)
+    }
+}
+
+fn failure_of(engine: &FaultEngine) -> Option<String> {
+    match engine.status() {
+        Status::Failed(failure) => Some(describe(&failure, engine.ram())),
+        Status::Serving | Status::Stopped => None,
+    }
+}
+
+/// A failure in one line, with where it is as the guest knows it.
+fn describe(failure: &Failure, ram: &GuestRam) -> String {
+    match guest_address(ram, failure.pages.start) {
+        Some(address) if failure.pages != ram.pages() => {
+            format!("guest memory at {:#x}: {failure}", address.raw_value())
+        }
+        _ => format!("guest memory: {failure}"),
+    }
+}
+
+/// Where a guest has a page of its RAM.
+#[must_use]
+pub fn guest_address(ram: &GuestRam, page: PageIndex) -> Option<GuestAddress> {
+    let offset = page.offset();
+    ram.regions().iter().find_map(|region| {
+        let inside = offset.checked_sub(region.offset_in_file())?;
+        (inside < region.range().size_bytes).then(|| region.range().gpa.unchecked_add(inside))
+    })
+}
+
+/// What fresh memory is made of. Nothing yet needs it to be shared with another process.
+fn backing(huge_pages: HugePages) -> Backing {
+    match huge_pages {
+        HugePages::None => Backing::Anonymous { transparent_huge_pages: false },
+        HugePages::Transparent => Backing::Anonymous { transparent_huge_pages: true },
+        HugePages::Hugetlb2M => Backing::Hugetlb2M,
+    }
+}
+
+/// The thread that tells the driver of an engine's failure.
+struct Watch {
+    stop: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    fn start(engine: &Arc<FaultEngine>, notifier: Notifier) -> io::Result<Self> {
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let (stopped, engine) = (Arc::clone(&stop), Arc::clone(engine));
+        let thread = thread::Builder::new().name("memory".to_owned()).spawn(move || {
+            if let Err(error) = wait(&engine, stopped.as_fd()) {
+                tracing::error!(%error, "nobody watches over guest memory any more");
+            }
+            if let Some(cause) = failure_of(&engine) {
+                // The driver may be one of those who wait for the page, so it is said here first.
+                tracing::error!(cause, "guest memory has failed");
+                notifier.guest(GuestEvent::MemoryFailed { cause });
+            }
+        })?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+/// Waits until the engine has failed, or there is no need to wait any longer.
+fn wait(engine: &FaultEngine, stopped: BorrowedFd<'_>) -> io::Result<()> {
+    let mut fds = [
+        PollFd::from_borrowed_fd(engine.failure_fd(), PollFlags::IN),
+        PollFd::from_borrowed_fd(stopped, PollFlags::IN),
+    ];
+    loop {
+        match poll(&mut fds, None) {
+            Err(rustix::io::Errno::INTR) => {}
+            result => return Ok(result.map(drop)?),
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if rustix::io::write(&self.stop, &1_u64.to_ne_bytes()).is_err() {
+            // It would wait for ever, and whoever joins it with it.
+            return;
+        }
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread that watches over guest memory panicked");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_where_its_region_is() {
+        let range = |gpa, size_bytes| RamRange { gpa: GuestAddress(gpa), size_bytes };
+        let ranges = [range(0, 4 << 20), range(1 << 32, 2 << 20)];
+        let ram = GuestRam::new(&ranges, Backing::Anonymous { transparent_huge_pages: false }).unwrap();
+        let address = |page| guest_address(&ram, PageIndex(page)).map(|address| address.0);
+        assert_eq!([0, 1023].map(address), [Some(0), Some(0x3f_f000)]);
+        assert_eq!([1024, 1535].map(address), [Some(1 << 32), Some((1 << 32) + 0x1f_f000)]);
+        assert_eq!(address(1536), None);
+    }
+}
