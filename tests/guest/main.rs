@@ -11,6 +11,8 @@
 //! | `hello` | says how it was entered and how much RAM it was told of |
 //! | `fill MIB [SEED]` | writes a pattern that depends on address and seed over so much RAM, from 2 MiB up |
 //! | `walk MIB [SEED]` | reads it back and compares every word |
+//! | `touch MIB [STRIDE]` | reads a word of every STRIDEth page of so much RAM, and says how many TSC cycles that took |
+//! | `touch-write MIB [STRIDE]` | writes one |
 //! | `sample N` | writes N pages spread over all RAM and reads them back |
 //! | `tick` | counts aloud for ever, about fifty times a second |
 //! | `spin` | loops for ever without leaving the guest |
@@ -44,6 +46,7 @@ mod virtio;
 
 use boot::BootInfo;
 use disk::{Direction, Transfer};
+use ram::Access;
 
 core::arch::global_asm!(include_str!("entry.s"), options(att_syntax));
 #[cfg(pvh)]
@@ -108,6 +111,8 @@ fn run(word: &[u8], words: &mut impl Words, boot: &BootInfo) {
         b"hello" => hello(boot),
         b"fill" => ram::fill(boot, words.number(), words.number_or(0)),
         b"walk" => ram::walk(boot, words.number(), words.number_or(0)),
+        b"touch" => ram::touch(boot, words.number(), words.number_or(1), Access::Read),
+        b"touch-write" => ram::touch(boot, words.number(), words.number_or(1), Access::Write),
         b"sample" => ram::sample(boot, words.number()),
         b"tick" => tick(),
         b"spin" => spin(),

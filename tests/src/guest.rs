@@ -38,12 +38,21 @@ pub const fn mmio(index: u64) -> u64 {
 
 /// The page that the bare-metal guest's `fill` writes at a guest address, as it is in memory.
 pub fn fill_pattern(address: u64, seed: u64) -> Vec<u8> {
-    let mut first = ((address / PAGE_BYTES) ^ seed.rotate_left(32)).wrapping_add(0x9e37_79b9_7f4a_7c15);
-    first = (first ^ (first >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    first = (first ^ (first >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    first ^= first >> 31;
-    let word = |index: u64| first.wrapping_add(index.wrapping_mul(0x2545_f491_4f6c_dd1d));
-    (0..PAGE_BYTES / 8).flat_map(|index| word(index).to_le_bytes()).collect()
+    let mut page = vec![0; usize::try_from(PAGE_BYTES).expect("a page fits")];
+    fill_page(address, seed, &mut page);
+    page
+}
+
+/// The same, into `page`.
+pub fn fill_page(address: u64, seed: u64, page: &mut [u8]) {
+    let mut word = ((address / PAGE_BYTES) ^ seed.rotate_left(32)).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^= word >> 31;
+    for place in page.chunks_exact_mut(8) {
+        place.copy_from_slice(&word.to_le_bytes());
+        word = word.wrapping_add(0x2545_f491_4f6c_dd1d);
+    }
 }
 
 /// How the bare-metal guest is entered.

@@ -10,18 +10,24 @@
 //! The test names no place. `FAULTLESS_TEST_HOST=own` or `=lab` chooses one by hand.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
+
+mod huge_pages;
 
 use crate::guest::{LinuxGuest, SERIES};
 use crate::lab::{EXCHANGE, LAB_VARIABLE, Lab, LabCommand};
 use crate::vmm;
+pub use huge_pages::HugePages;
 
 const CHOICE_VARIABLE: &str = "FAULTLESS_TEST_HOST";
 /// Left in the exchange folder by a body that was reached. A test executable that finds no test by a name says that
 /// all went well, so its status alone proves nothing.
 const REACHED: &str = "reached";
+/// How long many tests may take in the lab, which is some twenty times slower: less than the runner gives one test.
+const TESTS_IN_LAB_TIMEOUT: Duration = Duration::from_secs(540);
 
 /// A place to run virtual machines in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +123,36 @@ fn rerun_in_lab(test: &str) {
         exit.exchange.path().join(REACHED).exists(),
         "{test} was not found in the lab: no test has this name"
     );
+}
+
+/// Runs an executable's tests, all that `arguments` leave, one after the other on the lab's kernel of this series, and
+/// fails if one fails there, or fewer than `tests_min` are found. Only for the test process outside the lab.
+pub fn run_tests_in_lab(series: &str, executable: &Path, arguments: &[&str], tests_min: usize) {
+    let lab = Lab::default().kernel_series(series).timeout(TESTS_IN_LAB_TIMEOUT);
+    println!("{}: in the {}", executable.display(), lab.describe());
+    let command = LabCommand::new(executable).args(arguments).args(["--test-threads=1", "--nocapture"]);
+    let mut printed = Tee(Vec::new());
+    let exit = lab.run(&command, &mut printed).unwrap_or_else(|error| panic!("{error}"));
+    let printed = String::from_utf8_lossy(&printed.0);
+    println!("{:.1} s in the lab", exit.elapsed.as_secs_f32());
+    assert_eq!(exit.status, 0, "a test failed in the {}; its output is above", lab.describe());
+    let said = printed.lines().rfind(|line| line.starts_with("test result: ok. ")).unwrap_or_default();
+    let passed: usize = said.split(' ').nth(3).and_then(|number| number.parse().ok()).unwrap_or(0);
+    assert!(passed >= tests_min, "only {passed} tests were found in the lab");
+}
+
+/// Shows what is written, and keeps it.
+struct Tee(Vec<u8>);
+
+impl Write for Tee {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.extend_from_slice(bytes);
+        io::stdout().write_all(bytes).map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().flush()
+    }
 }
 
 /// The name, as the test executable knows it, of the `#[test]` function that `F` is a closure of.

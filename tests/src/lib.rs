@@ -8,6 +8,7 @@
 //!   tests/*.rs ─▶ guest     what it boots: the bare-metal guest, stock Debian kernels, a busybox root
 //!                  └─▶ kernel, initramfs, cache    how those are made, once per machine
 //!   tests/*.rs ─▶ stress    random work on lazily served memory, without the binary
+//!   bin/served ─▶ served    a VMM whose guest's memory comes from a source that is told to misbehave
 //! ```
 //!
 //! Everything fetched or built is kept in the cache folder, so a second run needs no network.
@@ -19,5 +20,6 @@ pub mod host;
 mod initramfs;
 pub mod kernel;
 pub mod lab;
+pub mod served;
 pub mod stress;
 pub mod vmm;

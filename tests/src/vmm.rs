@@ -72,7 +72,8 @@ impl Vmm {
         Self::serve(Launch::new(&[]).with_api_on(socket))
     }
 
-    fn serve(launch: Launch) -> Self {
+    /// Starts what is about to be launched, with a log, and waits until its API answers.
+    pub fn serve(launch: Launch) -> Self {
         let started = Instant::now();
         // The log has a file of its own: by default it goes to stdout, into the midst of the guest's lines.
         let mut vmm = launch.with_log().start();

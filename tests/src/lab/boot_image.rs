@@ -11,10 +11,12 @@ use crate::kernel::{Arch, Kernel, KernelError, Module};
 
 const INIT: &str = include_str!("init");
 const SHARES: [&str; 4] = ["virtio_pci", "9pnet_virtio", "9p", "overlay"];
+/// Something to swap to.
+const SWAP: [&str; 1] = ["zram"];
 const KVM_X86: [&str; 4] = ["irqbypass", "ccp", "kvm", "kvm-amd"];
 
 pub(super) fn build(kernel: &Kernel, arch: Arch) -> Result<PathBuf, KernelError> {
-    let mut wanted = SHARES.to_vec();
+    let mut wanted = [&SHARES[..], &SWAP].concat();
     if arch == Arch::X86_64 {
         wanted.extend(KVM_X86); // Debian's arm64 kernel has KVM built in.
     }

@@ -45,6 +45,13 @@ impl Launch {
         }
     }
 
+    /// As `program`, which is a VMM of its own kind, with these words before all flags.
+    pub fn program(mut self, program: &Path, words: &[&str]) -> Self {
+        self.words = vec![program.into()];
+        self.words.extend(words.iter().map(OsString::from));
+        self
+    }
+
     /// With its API on a socket in its own folder.
     pub fn with_api(mut self) -> Self {
         self.words.extend(["--api-sock".as_ref(), self.socket.as_os_str()].map(OsStr::to_owned));
