@@ -14,6 +14,7 @@
 //! Everything fetched or built is kept in the cache folder, so a second run needs no network.
 
 pub mod cache;
+pub mod cargo;
 mod child;
 pub mod guest;
 pub mod host;

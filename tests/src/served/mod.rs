@@ -40,7 +40,7 @@ pub use outcome::Outcome;
 use scripted::Painted;
 
 /// The RAM of the guest.
-pub const RAM_MIB: u64 = 64;
+pub const RAM_MIB: u64 = 32;
 /// The seed that the guest's `walk` is to be told.
 pub const SEED: u64 = 7;
 /// How much of its RAM has content: all but what the guest itself is in.
