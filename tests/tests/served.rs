@@ -261,6 +261,35 @@ fn a_thread_that_serves_no_more_fails_the_guest() {
     on_kvm_host(|| fails_loudly("anonymous,panics=40", &walk(), &["has panicked"]));
 }
 
+/// The loader reads the kernel's file to a page that is lost. Where it is told so, the start is refused; where it waits
+/// as a guest would, the process ends, for nothing has run yet that could be kept.
+#[test]
+fn a_guest_that_cannot_be_loaded_is_not_started() {
+    on_kvm_host(|| {
+        let mut vmm = configured("anonymous,lost=256", "hello exit");
+        let body = json!({ "action_type": "InstanceStart" }).to_string();
+        let answer = vmm.client().raw("PUT", "/actions", Some(body.as_bytes()));
+        if probe().unwrap().has(Feature::POISON) {
+            let answer = answer.unwrap();
+            assert_eq!(answer.status, 400);
+            assert!(
+                answer.fault_message().contains("guest memory at 0x100000"),
+                "{}",
+                answer.fault_message()
+            );
+            assert_eq!(vmm.state(), "Not started");
+            let again = vmm.request("PUT", "/actions", &json!({ "action_type": "InstanceStart" }));
+            assert!(again.fault_message().contains("in another process"), "{}", again.fault_message());
+            vmm.signal("TERM");
+            vmm.ends_cleanly();
+        } else {
+            assert!(answer.is_err(), "nobody is left to answer");
+            assert_eq!(vmm.wait_for_exit().code(), Some(EXIT_MEMORY), "{}", vmm.log());
+        }
+        assert!(vmm.log().contains("guest memory at 0x100000"), "{}", vmm.log());
+    });
+}
+
 /// Nobody can ask a machine without an API what has become of it, so it ends, and its parent knows why.
 #[test]
 fn without_an_api_the_process_ends_when_memory_fails() {

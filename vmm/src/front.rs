@@ -7,6 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use api::server::{self, BoundSocket, Limits};
 use tokio::net::UnixListener;
@@ -15,7 +16,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::machine::message::Notifier;
+use crate::process::{self, EXIT_GENERIC};
 use crate::service::DriverService;
+
+/// How long an end that was asked for may take. Each of its steps has a shorter limit of its own; this is for a driver
+/// that is stuck itself.
+const END_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the thread is given once there is an API to answer on.
 struct Serving {
@@ -115,8 +121,10 @@ fn watch_signals(notifier: &Notifier) -> io::Result<()> {
         let mut signals = signal(kind)?;
         let notifier = notifier.clone();
         tokio::spawn(async move {
-            while signals.recv().await.is_some() {
+            if signals.recv().await.is_some() {
                 notifier.quit();
+                tokio::time::sleep(END_TIMEOUT).await;
+                process::abandon(EXIT_GENERIC, "the microVM does not end, so the process ends without it");
             }
         });
     }

@@ -28,12 +28,12 @@ use crate::machine::memory::MemoryPlan;
 use crate::machine::message::Notifier;
 use crate::service::DriverService;
 use crate::telemetry::log::Log;
-use crate::{signals, vcpu};
+use crate::{signals, terminal, vcpu};
 
 /// Exit codes that orchestrators know.
-const EXIT_GENERIC: u8 = 1;
+pub(crate) const EXIT_GENERIC: u8 = 1;
 /// A page of memory could not be had: what SIGBUS ends with, too.
-const EXIT_MEMORY: u8 = 149;
+pub(crate) const EXIT_MEMORY: u8 = 149;
 const EXIT_BAD_CONFIGURATION: u8 = 152;
 /// The largest configuration file, in bytes.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
@@ -110,6 +110,13 @@ pub(crate) fn exit_code(ending: &Ending) -> u8 {
         Ending::Failed(_) => EXIT_GENERIC,
         Ending::MemoryFailed(_) => EXIT_MEMORY,
     }
+}
+
+/// Ends the process as it stands, where a part of it waits for what will not come.
+pub(crate) fn abandon(code: u8, why: &str) -> ! {
+    terminal::restore();
+    eprintln!("faultless: {why}");
+    std::process::exit(code.into())
 }
 
 /// Standard output, without the lock and the buffer that the standard library gives it: a guest's output and the log

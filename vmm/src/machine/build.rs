@@ -1,6 +1,7 @@
 //! From resources to a VM that has not run yet.
 
 use kvm_ioctls::{Kvm, VmFd};
+use linux_loader::cmdline::Cmdline;
 use memory::{GuestRam, RamError};
 
 use super::devices::{DeviceError, Devices, Options};
@@ -74,29 +75,54 @@ pub fn build(
     options: &Options,
     notifier: &Notifier,
 ) -> Result<Vm, BuildError> {
-    let boot = resources.boot.as_mut().ok_or(BuildError::NoKernel)?;
-    let mut command_line = boot.files.command_line.clone();
-    if let Some(root) = resources.drives.iter().find(|drive| drive.config.is_root_device) {
-        root_argument(&mut command_line, &root.config)?;
-    }
+    // Before anything is spent: here a user's mistake would show.
+    let command_line = command_line(resources)?;
     let kvm = kvm::open()?;
     let machine = &resources.machine;
     // Checked in MiB: in bytes the size might not fit into its type.
     GuestRam::check_host(machine.mem_size_mib)?;
     let ranges = layout::ram_ranges(machine.mem_size_mib << 20);
     let memory = Memory::new(plan, &ranges, machine.huge_pages, notifier)?;
-    let ram = memory.ram();
-    let vm = create_vm(&kvm)?;
+    match furnish(resources, &command_line, &kvm, memory.ram(), options, notifier) {
+        Ok(Furnished { vcpus, vcpu_metrics, devices, vm }) => {
+            memory.loaded();
+            Ok(Vm { vcpus, vcpu_metrics, devices, _vm: vm, memory })
+        }
+        // Who writes to a page that is lost learns only that it cannot.
+        Err(error) => Err(memory.awaited_failure().map_or(error, |cause| MemoryError::Failed(cause).into())),
+    }
+}
+
+/// A VM but for its memory.
+struct Furnished {
+    vcpus: Vcpus,
+    vcpu_metrics: VcpuMetrics,
+    devices: Devices,
+    vm: VmFd,
+}
+
+/// Puts everything else to the memory, and into it what the guest is started from.
+fn furnish(
+    resources: &mut Resources,
+    command_line: &Cmdline,
+    kvm: &Kvm,
+    ram: &GuestRam,
+    options: &Options,
+    notifier: &Notifier,
+) -> Result<Furnished, BuildError> {
+    let boot = resources.boot.as_mut().ok_or(BuildError::NoKernel)?;
+    let vm = create_vm(kvm)?;
     vm::map_ram(&vm, ram)?;
     platform::create(&vm)?;
-    let processor = Processor::new(&kvm, topology(machine))?;
-    let payload = Payload::load(ram, &mut boot.files.kernel, boot.files.initrd.as_mut(), &command_line)?;
+    let processor = Processor::new(kvm, topology(&resources.machine))?;
+    let payload = Payload::load(ram, &mut boot.files.kernel, boot.files.initrd.as_mut(), command_line)?;
     let devices = Devices::attach(&vm, ram, resources, options, notifier)?;
-    let rsdp = acpi::write_tables(ram, resources.machine.vcpu_count, devices.virtio_count())?;
+    let vcpu_count = resources.machine.vcpu_count;
+    let rsdp = acpi::write_tables(ram, vcpu_count, devices.virtio_count())?;
     payload.introduce(ram, rsdp)?;
 
-    let metrics = VcpuMetrics::default();
-    let vcpus = (0..resources.machine.vcpu_count).map(|index| {
+    let vcpu_metrics = VcpuMetrics::default();
+    let vcpus = (0..vcpu_count).map(|index| {
         let refused = |source| BuildError::Create { step: "create a vCPU", source };
         let vcpu = vm.create_vcpu(index.into()).map_err(refused)?;
         processor.identify(&vcpu, index)?;
@@ -104,10 +130,10 @@ pub fn build(
             Processor::set_entry(&vcpu, ram, payload.entry())?;
         }
         let ways = Ways { buses: devices.buses(), ram: ram.clone() };
-        Ok(Vcpu::spawn(index, vcpu, ways, metrics.clone(), notifier.clone())?)
+        Ok(Vcpu::spawn(index, vcpu, ways, vcpu_metrics.clone(), notifier.clone())?)
     });
     let vcpus = Vcpus(vcpus.collect::<Result<_, BuildError>>()?);
-    Ok(Vm { vcpus, vcpu_metrics: metrics, devices, _vm: vm, memory })
+    Ok(Furnished { vcpus, vcpu_metrics, devices, vm })
 }
 
 fn create_vm(kvm: &Kvm) -> Result<VmFd, BuildError> {
@@ -125,11 +151,18 @@ fn topology(machine: &api::types::MachineConfig) -> ProcessorTopology {
     ProcessorTopology { vcpu_count: machine.vcpu_count, smt: machine.smt }
 }
 
+/// What the kernel is told.
+fn command_line(resources: &Resources) -> Result<Cmdline, BuildError> {
+    let boot = resources.boot.as_ref().ok_or(BuildError::NoKernel)?;
+    let mut command_line = boot.files.command_line.clone();
+    if let Some(root) = resources.drives.iter().find(|drive| drive.config.is_root_device) {
+        root_argument(&mut command_line, &root.config)?;
+    }
+    Ok(command_line)
+}
+
 /// Tells the kernel which drive is its root, as Firecracker does.
-fn root_argument(
-    command_line: &mut linux_loader::cmdline::Cmdline,
-    root: &api::types::Drive,
-) -> Result<(), PayloadError> {
+fn root_argument(command_line: &mut Cmdline, root: &api::types::Drive) -> Result<(), PayloadError> {
     let device = match &root.partuuid {
         Some(partuuid) => format!("PARTUUID={partuuid}"),
         None => "/dev/vda".to_owned(),

@@ -10,12 +10,14 @@
 //!
 //! - Whoever may touch a page that is missing is gone before the engine is: vCPUs, devices, and the loader.
 //! - A plan is carried out once. Its source may have given pages already when a start fails, so it is not tried again.
-//! - The watch touches no guest memory and waits for nobody who does: a failure is told whatever stands still.
+//! - The watch touches no guest memory and waits for nobody who does: a failure is told whatever stands still. While
+//!   the loader writes, that may be the driver itself; the process ends then.
+
+mod watch;
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use api::types::HugePages;
@@ -23,10 +25,11 @@ use memory::fault::{self, Failure, FaultEngine, Status};
 use memory::source::{PageReader, PageSource};
 use memory::{Backing, GuestRam, PageIndex, RamError, RamRange, Sharing};
 use prometheus_client::metrics::counter::Counter;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vm_memory::{Address, GuestAddress};
 
-use super::message::{GuestEvent, Notifier};
+use super::message::Notifier;
+use watch::Watch;
 
 /// How long is waited for an engine's word on a page that a vCPU has met as a memory error already.
 const WORD_TIMEOUT: Duration = Duration::from_millis(500);
@@ -81,6 +84,9 @@ pub enum MemoryError {
     /// Nobody could tell of its failure.
     #[error("cannot start a thread that watches over guest memory")]
     Watch(#[from] io::Error),
+    /// A page that the loader needs cannot be had.
+    #[error("the guest cannot be loaded: {0}")]
+    Failed(String),
     /// It was given to a start that failed.
     #[error("the guest's memory went to a start that failed: start it in another process")]
     Spent,
@@ -89,7 +95,7 @@ pub enum MemoryError {
 /// A VM's RAM and who serves it.
 pub struct Memory {
     /// Before the engine that it looks at.
-    _watch: Option<Watch>,
+    watch: Option<Watch>,
     engine: Option<Arc<FaultEngine>>,
     ram: GuestRam,
     /// Times that a page could not be had.
@@ -111,7 +117,7 @@ impl Memory {
         match plan {
             MemoryPlan::Fresh => {
                 let ram = GuestRam::new(ranges, backing(huge_pages))?;
-                Ok(Self { _watch: None, engine: None, ram, failures: Counter::default() })
+                Ok(Self { watch: None, engine: None, ram, failures: Counter::default() })
             }
             MemoryPlan::Spent => Err(MemoryError::Spent),
             MemoryPlan::Served(_) => {
@@ -134,7 +140,14 @@ impl Memory {
         if let Some(started) = plan.started {
             started(&engine);
         }
-        Ok(Self { _watch: Some(watch), engine: Some(engine), ram, failures: Counter::default() })
+        Ok(Self { watch: Some(watch), engine: Some(engine), ram, failures: Counter::default() })
+    }
+
+    /// The loader has written what it writes: from now on the driver waits for no page.
+    pub fn loaded(&self) {
+        if let Some(watch) = &self.watch {
+            watch.driver_is_free();
+        }
     }
 
     /// The RAM.
@@ -193,56 +206,6 @@ fn backing(huge_pages: HugePages) -> Backing {
         HugePages::None => Backing::Anonymous { transparent_huge_pages: false },
         HugePages::Transparent => Backing::Anonymous { transparent_huge_pages: true },
         HugePages::Hugetlb2M => Backing::Hugetlb2M,
-    }
-}
-
-/// The thread that tells the driver of an engine's failure.
-struct Watch {
-    stop: Arc<OwnedFd>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Watch {
-    fn start(engine: &Arc<FaultEngine>, notifier: Notifier) -> io::Result<Self> {
-        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let (stopped, engine) = (Arc::clone(&stop), Arc::clone(engine));
-        let thread = thread::Builder::new().name("memory".to_owned()).spawn(move || {
-            if let Err(error) = wait(&engine, stopped.as_fd()) {
-                tracing::error!(%error, "nobody watches over guest memory any more");
-            }
-            if let Some(cause) = failure_of(&engine) {
-                // The driver may be one of those who wait for the page, so it is said here first.
-                tracing::error!(cause, "guest memory has failed");
-                notifier.guest(GuestEvent::MemoryFailed { cause });
-            }
-        })?;
-        Ok(Self { stop, thread: Some(thread) })
-    }
-}
-
-/// Waits until the engine has failed, or there is no need to wait any longer.
-fn wait(engine: &FaultEngine, stopped: BorrowedFd<'_>) -> io::Result<()> {
-    let mut fds = [
-        PollFd::from_borrowed_fd(engine.failure_fd(), PollFlags::IN),
-        PollFd::from_borrowed_fd(stopped, PollFlags::IN),
-    ];
-    loop {
-        match poll(&mut fds, None) {
-            Err(rustix::io::Errno::INTR) => {}
-            result => return Ok(result.map(drop)?),
-        }
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        if rustix::io::write(&self.stop, &1_u64.to_ne_bytes()).is_err() {
-            // It would wait for ever, and whoever joins it with it.
-            return;
-        }
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread that watches over guest memory panicked");
-        }
     }
 }
 
