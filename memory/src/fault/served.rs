@@ -105,6 +105,10 @@ impl ServedMemory {
         if !backing.supports_move() {
             protection = protection.with(Feature::WRITE_PROTECT_SHARED);
         }
+        if backing.has_page_cache() {
+            // Mapping what is cached as protected (CONTINUE_MODE_WP) has no bit of its own; this came with it, in 6.4.
+            protection = protection.with(Feature::WRITE_PROTECT_UNPOPULATED);
+        }
         let missing = protection.without(features);
         if write_protect && !missing.is_empty() {
             return Err(StartError::NoWriteProtect { missing });

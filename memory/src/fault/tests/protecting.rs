@@ -260,6 +260,12 @@ fn protection_that_cannot_be_had_is_refused_with_its_reason() {
     let error = refused(ram(MEMFD, 4));
     assert!(matches!(error, StartError::NoWriteProtect { .. }));
     assert!(error.to_string().contains("wp_hugetlbfs_shmem (Linux 5.19)"), "{error}");
+    let before_6_4 = there.without(Features::NONE.with(Feature::WRITE_PROTECT_UNPOPULATED));
+    for backing in [MEMFD, Backing::MemfdPrivate] {
+        let error = ServedMemory::with(before_6_4, ram(backing, 4), true).unwrap_err();
+        assert!(error.to_string().contains("(Linux 6.4)"), "{error}");
+    }
+    let without = without.without(Features::NONE.with(Feature::WRITE_PROTECT_UNPOPULATED));
     let ram = ram(ANONYMOUS, 4);
     assert!(
         ServedMemory::with(without, ram.clone(), true).is_ok(),
