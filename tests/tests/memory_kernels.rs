@@ -7,8 +7,7 @@ use tests::cargo::unit_tests_of;
 use tests::host::run_tests_in_lab;
 
 /// The rooms that ask the kernel for something. What is pure is the same on any kernel, and slow on an emulated one.
-const ROOMS: [&str; 7] =
-    ["uffd::", "ram::", "dirty::", "staging::", "fault::tests::", "source::direct::", "source::image::"];
+const ROOMS: [&str; 5] = ["uffd::", "ram::", "dirty::", "staging::", "fault::tests::"];
 
 fn memory_on(series: &str) {
     run_tests_in_lab(series, &unit_tests_of("memory"), &ROOMS, 60);
