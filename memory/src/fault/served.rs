@@ -105,15 +105,18 @@ impl ServedMemory {
         if !backing.supports_move() {
             protection = protection.with(Feature::WRITE_PROTECT_SHARED);
         }
-        if backing.has_page_cache() {
-            // Mapping what is cached as protected (CONTINUE_MODE_WP) has no bit of its own; this came with it, in 6.4.
+        // Mapping what is cached as protected (CONTINUE_MODE_WP) has no bit of its own; this came with it, in 6.4.
+        let maps_protected = features.has(Feature::WRITE_PROTECT_UNPOPULATED);
+        if backing.has_page_cache() && !backing.shares_writes() {
+            // What a private mapping is for is to share what is cached.
             protection = protection.with(Feature::WRITE_PROTECT_UNPOPULATED);
         }
         let missing = protection.without(features);
         if write_protect && !missing.is_empty() {
             return Err(StartError::NoWriteProtect { missing });
         }
-        let minor = backing.has_page_cache() && features.has(minor);
+        // Where it cannot be mapped protected, pages of a shared memfd are copied in.
+        let minor = backing.has_page_cache() && features.has(minor) && (maps_protected || !write_protect);
         let modes = Modes { missing: true, write_protect, minor };
         let map = Arc::new(PageMap::new(ram.pages().count));
         let registered = Arc::new(Registered::new(uffd::open(features)?, ram, modes)?);

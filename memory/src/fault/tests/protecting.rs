@@ -253,6 +253,24 @@ fn memory_that_needs_no_source_is_protected_all_the_same() {
 }
 
 #[test]
+fn what_cannot_be_mapped_protected_is_copied_in() {
+    let there = probe().unwrap().features;
+    let before_6_4 = there.without(Features::NONE.with(Feature::WRITE_PROTECT_UNPOPULATED));
+    let ram = ram(MEMFD, 4);
+    let memory = ServedMemory::with(before_6_4, ram.clone(), true).unwrap();
+    let engine = FaultEngine::resume(memory, good_source(&ram), None, &protectable()).unwrap();
+    assert!(is_original(1, &content(&ram, 1)));
+    let (observer, pre_images) = notes(Verdict::Allow);
+    engine.protect(observer).unwrap();
+    for index in [1, 2] {
+        let after = writer(&ram, index, 0xee).recv_timeout(BUDGET).unwrap();
+        let before = pre_images.lock().unwrap()[&index].0.clone();
+        assert!(is_original(index, &before) && after[0] == 0xee && after[1..] == before[1..], "page {index}");
+    }
+    assert_serving(&engine);
+}
+
+#[test]
 fn protection_that_cannot_be_had_is_refused_with_its_reason() {
     let there = probe().unwrap().features;
     let without = there.without(Features::NONE.with(Feature::WRITE_PROTECT_SHARED));
@@ -261,10 +279,8 @@ fn protection_that_cannot_be_had_is_refused_with_its_reason() {
     assert!(matches!(error, StartError::NoWriteProtect { .. }));
     assert!(error.to_string().contains("wp_hugetlbfs_shmem (Linux 5.19)"), "{error}");
     let before_6_4 = there.without(Features::NONE.with(Feature::WRITE_PROTECT_UNPOPULATED));
-    for backing in [MEMFD, Backing::MemfdPrivate] {
-        let error = ServedMemory::with(before_6_4, ram(backing, 4), true).unwrap_err();
-        assert!(error.to_string().contains("(Linux 6.4)"), "{error}");
-    }
+    let error = ServedMemory::with(before_6_4, ram(Backing::MemfdPrivate, 4), true).unwrap_err();
+    assert!(error.to_string().contains("(Linux 6.4)"), "{error}");
     let without = without.without(Features::NONE.with(Feature::WRITE_PROTECT_UNPOPULATED));
     let ram = ram(ANONYMOUS, 4);
     assert!(
