@@ -14,7 +14,7 @@ use super::kernel::page_out;
 use super::model::Phase;
 use super::observer::{Log, Observer};
 use super::round::Round;
-use super::scenario::{Origin, origin};
+use super::scenario::{Kind, Origin, origin};
 use super::watch::Watched;
 use super::workers::Worker;
 
@@ -161,6 +161,28 @@ impl<'a> Control<'a> {
         if !is_right || !discards && removed > 0 {
             let states = format!("{missing} missing, {requested} requested, {removed} removed");
             round.fail(&format!("all was read, and the map says: {states}, {present} present"));
+        }
+        if !discards && round.counts.lock().is_ok_and(|counts| counts.is_empty()) {
+            self.check_placed(deadline);
+        }
+    }
+
+    /// Where one engine has placed all pages and none was thrown away, each was counted once.
+    fn check_placed(&self, deadline: Instant) {
+        let round = self.round;
+        if !matches!(round.scenario.kind, Kind::Anonymous | Kind::HugePages) {
+            // A page of a memfd may be mapped again.
+            return;
+        }
+        let placed = || {
+            let counts = with_engine(round, |engine| engine.report().counts)?;
+            Some(counts.demanded + counts.prefetched + counts.filled)
+        };
+        while placed() != Some(round.scenario.pages) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+        if placed() != Some(round.scenario.pages) {
+            round.fail(&format!("{:?} pages were placed of {}", placed(), round.scenario.pages));
         }
     }
 }
