@@ -25,13 +25,29 @@ const HOLD_MAX: Duration = Duration::from_secs(2);
 /// Who places what at the moment.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
-    /// As many as there are threads that place.
-    placing: Mutex<Vec<PageRange>>,
+    placing: Mutex<Placing>,
     left: Condvar,
     discards: Mutex<Discards>,
     released: Condvar,
     /// Whether there are discards that have ended, so that looking costs nothing where there are none.
     has_ended: AtomicBool,
+}
+
+/// Who places what at the moment.
+#[derive(Debug, Default)]
+struct Placing {
+    /// As many as there are threads that place, each with its number.
+    passages: Vec<(u64, PageRange)>,
+    /// How many passages there have been: the number of the next.
+    entered: u64,
+}
+
+impl Placing {
+    /// Whether one of the first `entered` passages is there yet, over pages of `range`.
+    fn holds(&self, range: PageRange, entered: u64) -> bool {
+        let mut passages = self.passages.iter();
+        passages.any(|(number, placed)| *number < entered && !placed.intersection(range).is_empty())
+    }
 }
 
 /// What is being thrown away, and what was until a moment ago.
@@ -48,16 +64,20 @@ struct Discards {
 impl Gate {
     /// From now until the passage is dropped, pages of `range` may be placed.
     pub(crate) fn enter(&self, range: PageRange) -> Passage<'_> {
-        self.placing().push(range);
-        Passage { gate: self, range }
+        let mut placing = self.placing();
+        let number = placing.entered;
+        placing.entered += 1;
+        placing.passages.push((number, range));
+        Passage { gate: self, number }
     }
 
-    /// Waits until nobody who had entered before places pages of `range`.
+    /// Waits until nobody who had entered before places pages of `range`. Who enters later is not waited for, however
+    /// many do.
     pub(crate) fn wait_for(&self, range: PageRange) {
-        let is_placed = |placing: &mut Vec<PageRange>| {
-            placing.iter().any(|placed| !placed.intersection(range).is_empty())
-        };
-        drop(self.left.wait_while(self.placing(), is_placed).unwrap_or_else(PoisonError::into_inner));
+        let placing = self.placing();
+        let entered = placing.entered;
+        let is_placed = |placing: &mut Placing| placing.holds(range, entered);
+        drop(self.left.wait_while(placing, is_placed).unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Pages are being thrown away from now on, or, where that would starve a placement, once it is done.
@@ -106,7 +126,7 @@ impl Gate {
         self.discards.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn placing(&self) -> MutexGuard<'_, Vec<PageRange>> {
+    fn placing(&self) -> MutexGuard<'_, Placing> {
         self.placing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -115,12 +135,12 @@ impl Gate {
 #[derive(Debug)]
 pub(crate) struct Passage<'a> {
     gate: &'a Gate,
-    range: PageRange,
+    number: u64,
 }
 
 impl Drop for Passage<'_> {
     fn drop(&mut self) {
-        take_one(&mut self.gate.placing(), self.range);
+        self.gate.placing().passages.retain(|(number, _)| *number != self.number);
         self.gate.left.notify_all();
     }
 }
@@ -153,6 +173,17 @@ mod tests {
 
     fn pages(start: u64, count: u64) -> PageRange {
         PageRange { start: PageIndex(start), count }
+    }
+
+    #[test]
+    fn nobody_waits_for_those_who_come_later() {
+        let gate = Gate::default();
+        let first = gate.enter(pages(0, 10));
+        let entered = gate.placing().entered;
+        let _later = gate.enter(pages(0, 10));
+        assert!(gate.placing().holds(pages(5, 1), entered) && !gate.placing().holds(pages(10, 1), entered));
+        drop(first);
+        assert!(!gate.placing().holds(pages(5, 1), entered), "who came later is not waited for");
     }
 
     #[test]

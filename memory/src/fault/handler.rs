@@ -245,7 +245,15 @@ impl Handler {
     /// Places a page that was claimed by nobody, as no source is needed for what it is to hold.
     fn give(&mut self, page: PageIndex, content: Content<'_>, now: Instant) {
         let placement = Placement { range: page.containing(self.granule), content };
-        match self.place(placement, |shared, part| shared.installer.place(part)) {
+        let is_cached = matches!(content, Content::InPlace) && !self.shares_writes;
+        let attempt = |shared: &Shared, part: Placement<'_>| {
+            // It may have been thrown away only just now, and then what a private mapping's memfd has is stale.
+            if is_cached && shared.map.get(part.range.start) == PageState::Removed {
+                return Err(Halt { rest: part.range, stop: Stop::NoSource });
+            }
+            shared.installer.place(part)
+        };
+        match self.place(placement, attempt) {
             Ok(verb) => {
                 add(&self.shared.statistics.counters.demanded, placement.range.count);
                 self.shared.statistics.record(verb, now.elapsed());
