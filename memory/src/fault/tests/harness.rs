@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use vm_memory::GuestAddress;
 
-use crate::fault::{AroundPolicy, FaultEngine, Options, Status};
+use crate::fault::{AroundPolicy, FaultEngine, Options, ServedMemory, Status};
 use crate::page::{PageIndex, PageRange};
 use crate::ram::{Backing, GuestRam, RamRange};
 use crate::source::pattern::{Pattern, PatternReader, page_is, range_is};
 use crate::source::scripted::{Script, ScriptedHandle, ScriptedSource};
 use crate::source::{PageSource, Reading};
+use crate::uffd::{Feature, probe};
 
 /// How long anything that must happen may take.
 pub(super) const BUDGET: Duration = Duration::from_secs(2);
@@ -130,4 +131,21 @@ pub(super) fn assert_waiting<T>(receiver: &Receiver<T>) {
 
 pub(super) fn assert_asked(handle: &ScriptedHandle, index: u64) {
     assert!(handle.wait_until_asked(PageIndex(index), 1, BUDGET), "page {index} is not asked for");
+}
+
+/// Those of `backings` that this kernel can protect. The others are refused at the start, with what they need.
+pub(super) fn protected(backings: &[Backing]) -> Vec<Backing> {
+    let is_protected = |backing: &Backing| match ServedMemory::new(ram(*backing, 4), true) {
+        Ok(_) => true,
+        Err(error) => {
+            assert!(!probe().unwrap().has(Feature::WRITE_PROTECT_UNPOPULATED), "{error}");
+            assert!(
+                *backing == Backing::MemfdPrivate && error.to_string().contains("(Linux 6.4)"),
+                "{error}"
+            );
+            println!("{backing:?} is refused: {error}");
+            false
+        }
+    };
+    backings.iter().copied().filter(is_protected).collect()
 }

@@ -52,7 +52,7 @@ const BACKINGS: [Backing; 4] = [ANONYMOUS, HUGE, MEMFD, Backing::MemfdPrivate];
 
 #[test]
 fn a_page_that_is_there_is_seen_before_it_is_written() {
-    for backing in BACKINGS {
+    for backing in protected(&BACKINGS) {
         let ram = ram(backing, 4);
         let (engine, _) = scripted(&ram, well_behaved(), &protectable());
         assert_content(&ram, FULL, pages(0, 4));
@@ -74,7 +74,7 @@ fn a_page_that_is_there_is_seen_before_it_is_written() {
 
 #[test]
 fn a_write_that_misses_its_page_faults_twice_and_sees_it_in_between() {
-    for backing in BACKINGS {
+    for backing in protected(&BACKINGS) {
         let ram = ram(backing, 4);
         let (engine, source) = scripted(&ram, Script { pattern: MIXED, ..well_behaved() }, &protectable());
         let (observer, pre_images) = notes(Verdict::Allow);
@@ -97,7 +97,7 @@ fn a_write_that_misses_its_page_faults_twice_and_sees_it_in_between() {
 
 #[test]
 fn every_page_of_a_running_guest_is_seen_once_as_it_was() {
-    for backing in BACKINGS {
+    for backing in protected(&BACKINGS) {
         let ram = ram(backing, 8);
         let all = ram.pages();
         let reader = PatternReader { pattern: MIXED, pages: all.count };
@@ -144,7 +144,7 @@ fn a_writer_waits_as_long_as_it_is_told_to() {
 #[test]
 fn one_access_survives_missing_protected_and_swapped_out() {
     let Some(_swap) = Swap::take() else { return };
-    for backing in [ANONYMOUS, MEMFD, Backing::MemfdPrivate] {
+    for backing in protected(&[ANONYMOUS, MEMFD, Backing::MemfdPrivate]) {
         let ram = ram(backing, 4);
         let (engine, _) = scripted(&ram, well_behaved(), &protectable());
         let (observer, pre_images) = notes(Verdict::Wait);
@@ -182,7 +182,7 @@ fn a_page_that_the_host_unmapped_from_a_memfd_is_mapped_again() {
 #[test]
 fn what_is_written_to_a_discarded_page_outlasts_the_swap() {
     let Some(_swap) = Swap::take() else { return };
-    for backing in [ANONYMOUS, MEMFD, Backing::MemfdPrivate] {
+    for backing in protected(&[ANONYMOUS, MEMFD, Backing::MemfdPrivate]) {
         for protects in [false, true] {
             let ram = ram(backing, 4);
             let (engine, _) = scripted(&ram, well_behaved(), &protectable());
@@ -202,7 +202,7 @@ fn what_is_written_to_a_discarded_page_outlasts_the_swap() {
 
 #[test]
 fn a_discarded_page_is_written_as_zeros() {
-    for backing in BACKINGS {
+    for backing in protected(&BACKINGS) {
         let ram = ram(backing, 4);
         let (engine, _) = scripted(&ram, well_behaved(), &protectable());
         assert_content(&ram, FULL, pages(0, 4));

@@ -26,7 +26,7 @@ impl WriteObserver for Notes {
 
 #[test]
 fn what_was_written_to_a_page_after_it_was_thrown_away_is_told_before_the_next_write() {
-    for backing in [ANONYMOUS, MEMFD, Backing::MemfdPrivate] {
+    for backing in protected(&[ANONYMOUS, MEMFD, Backing::MemfdPrivate]) {
         let options = Options { write_protect: true, ..on_demand() };
         let (engine, _handle) = scripted(&ram(backing, 8), well_behaved(), &options);
         engine.ram().discard(page(5)).unwrap();
@@ -59,7 +59,7 @@ impl WriteObserver for Slowly {
 #[test]
 fn a_protected_page_that_is_paged_out_before_its_pre_image_is_read_holds_nobody_up() {
     let Some(_swap) = crate::uffd::tests::swap::Swap::take() else { return };
-    for backing in [ANONYMOUS, MEMFD, Backing::MemfdPrivate] {
+    for backing in protected(&[ANONYMOUS, MEMFD, Backing::MemfdPrivate]) {
         let options = Options { write_protect: true, ..on_demand() };
         let (engine, _handle) = scripted(&ram(backing, 8), well_behaved(), &options);
         assert!(is_original(1, &content(engine.ram(), 1)) && is_original(5, &content(engine.ram(), 5)));

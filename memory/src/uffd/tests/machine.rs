@@ -6,6 +6,17 @@ use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
 
+use crate::uffd::{Feature, probe};
+
+/// Whether the kernel has `feature`; where not, the output says that what is tested is what it does instead.
+pub(crate) fn kernel_has(feature: Feature) -> bool {
+    let has = probe().unwrap().has(feature);
+    if !has {
+        println!("this kernel has no {}: what it does instead is tested", feature.name);
+    }
+    has
+}
+
 /// The turn of one test.
 pub(crate) struct Turn {
     _lock: File,

@@ -4,7 +4,7 @@
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
-use super::machine::HugePages;
+use super::machine::{HugePages, kernel_has};
 use super::*;
 
 /// Which backing the child is to poison; a process without it is the parent.
@@ -63,6 +63,10 @@ fn touching_it_raises_a_memory_error(test: &str, backings: &[(&str, Backing)]) {
     if let Ok(name) = std::env::var(CHILD) {
         return lose_a_page(backings.iter().find(|(other, _)| *other == name).unwrap().1);
     }
+    if !kernel_has(Feature::POISON) {
+        let memory = registered(ANONYMOUS, 2, MISSING);
+        return assert_eq!(memory.poison(page(LOST), Wake::Now), stopped(0, Stop::Unsupported));
+    }
     for (name, _) in backings {
         let test = format!("uffd::tests::poison::{test}");
         let mut child = Command::new(std::env::current_exe().unwrap());
@@ -98,6 +102,9 @@ fn a_lost_huge_page_is_a_memory_error_too() {
 fn a_page_that_is_there_is_not_poisoned_and_a_poisoned_one_can_be_mended_by_a_copy() {
     let memory = registered(ANONYMOUS, 2, MISSING);
     assert_eq!(memory.copy(page(1), &bytes(1, 1), false, Wake::Now), done(1));
+    if !kernel_has(Feature::POISON) {
+        return assert_eq!(memory.poison(page(1), Wake::Now), stopped(0, Stop::Unsupported));
+    }
     assert_eq!(memory.poison(page(1), Wake::Now), stopped(0, Stop::Exists));
     assert_eq!(memory.poison(pages(2, 3), Wake::Now), done(3));
     assert_eq!(memory.zero(page(2), Wake::Now), stopped(0, Stop::Exists));

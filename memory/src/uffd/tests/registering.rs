@@ -61,7 +61,9 @@ fn memory_whose_registration_ended_is_told_by_every_verb() {
     let not_registered = stopped(0, Stop::NotRegistered);
     assert_eq!(memory.copy(page(0), &bytes(1, 1), false, Wake::Now), not_registered);
     assert_eq!(memory.zero(page(0), Wake::Now), not_registered);
-    assert_eq!(memory.poison(page(0), Wake::Now), not_registered);
+    if machine::kernel_has(Feature::POISON) {
+        assert_eq!(memory.poison(page(0), Wake::Now), not_registered);
+    }
     assert_eq!(memory.protect(page(0)), not_registered);
     let again = Registered::new(open(Features::NONE).unwrap(), memory.ram().clone(), MISSING);
     assert!(again.is_ok(), "and another can have it: {again:?}");
