@@ -137,8 +137,7 @@ impl Whereabouts {
         if self.faults_until_look > 0 {
             return;
         }
-        self.faults_until_look =
-            if self.looks.agree() { FAULTS_PER_LOOK_SETTLED } else { FAULTS_PER_LOOK };
+        self.faults_until_look = if self.looks.agree() { FAULTS_PER_LOOK_SETTLED } else { FAULTS_PER_LOOK };
         let Some(processor) = self.processor_of(thread) else { return };
         match self.looks.add(processor) {
             Advice::Follow(processor) => self.follow(processor),
