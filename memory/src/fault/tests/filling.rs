@@ -47,7 +47,7 @@ fn who_faults_does_not_wait_for_the_background_and_keeps_what_is_written() {
         let ram = ram(backing, 4);
         let (engine, begins, go) = parked(&ram, &on_demand());
         engine.prefetch(pages(0, 512));
-        assert!(begins.recv_timeout(BUDGET).unwrap().contains(PageIndex(7)));
+        assert!(begins.recv_timeout(patience()).unwrap().contains(PageIndex(7)));
         assert!(is_original(7, &content(&ram, 7)), "{backing:?}");
         write(&ram, 7, 0xee);
         drop(go);
@@ -65,7 +65,7 @@ fn pages_discarded_while_the_background_reads_them_stay_zero() {
         let ram = ram(backing, 4);
         let (engine, begins, go) = parked(&ram, &on_demand());
         engine.prefetch(pages(512, 512));
-        begins.recv_timeout(BUDGET).unwrap();
+        begins.recv_timeout(patience()).unwrap();
         ram.discard(pages(600, 10)).unwrap();
         drop(go);
         until("the rest is there", || engine.map().count(PageState::Present) == 502);

@@ -92,11 +92,18 @@ pub(super) fn write(ram: &GuestRam, index: u64, value: u8) {
     vm_memory::Bytes::write_obj(ram, value, GuestAddress(PageIndex(index).offset())).unwrap();
 }
 
+/// What the budget is on this machine: an emulated one, which says so by a variable, takes ten times as long for
+/// everything.
+pub(super) fn patience() -> Duration {
+    if std::env::var_os("FAULTLESS_LAB").is_some() { 10 * BUDGET } else { BUDGET }
+}
+
 /// Waits until `is_so`, within the budget.
 pub(super) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + BUDGET;
+    let patience = patience();
+    let deadline = Instant::now() + patience;
     while !is_so() {
-        assert!(Instant::now() < deadline, "not within {BUDGET:?}: {what}");
+        assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
         thread::sleep(Duration::from_micros(100));
     }
 }
@@ -130,7 +137,7 @@ pub(super) fn assert_waiting<T>(receiver: &Receiver<T>) {
 }
 
 pub(super) fn assert_asked(handle: &ScriptedHandle, index: u64) {
-    assert!(handle.wait_until_asked(PageIndex(index), 1, BUDGET), "page {index} is not asked for");
+    assert!(handle.wait_until_asked(PageIndex(index), 1, patience()), "page {index} is not asked for");
 }
 
 /// Those of `backings` that this kernel can protect. The others are refused at the start, with what they need.

@@ -74,7 +74,7 @@ fn a_page_that_is_lost_for_good_is_a_memory_error_and_told() {
         assert_eq!((failure.pages, failure.is_guest_told), (page(5), poisons), "{backing:?}");
         assert!(failure.cause.contains("pages 5..6 of guest memory are lost"), "{failure}");
         if poisons {
-            assert!(reader.recv_timeout(BUDGET).unwrap().is_err(), "{backing:?}");
+            assert!(reader.recv_timeout(patience()).unwrap().is_err(), "{backing:?}");
         } else {
             assert_waiting(&reader);
         }
@@ -97,7 +97,7 @@ fn without_poison_whoever_wants_a_lost_page_waits_for_a_better_source() {
     assert_waiting(&reader);
     let memory = engine.stop().memory;
     let _engine = FaultEngine::resume(memory, good_source(&ram), None, &on_demand()).unwrap();
-    assert!(is_original(5, &reader.recv_timeout(BUDGET).unwrap()));
+    assert!(is_original(5, &reader.recv_timeout(patience()).unwrap()));
 }
 
 #[test]

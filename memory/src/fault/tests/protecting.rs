@@ -59,7 +59,7 @@ fn a_page_that_is_there_is_seen_before_it_is_written() {
         let (observer, pre_images) = notes(Verdict::Allow);
         engine.protect(observer).unwrap();
         assert!(is_original(2, &content(&ram, 2)), "{backing:?}: reading is free");
-        let after = writer(&ram, 1, 0xee).recv_timeout(BUDGET).unwrap();
+        let after = writer(&ram, 1, 0xee).recv_timeout(patience()).unwrap();
         assert_eq!((noted(&pre_images), after[0]), (vec![1], 0xee), "{backing:?}");
         assert!(is_original(1, &pre_images.lock().unwrap()[&1].0), "{backing:?}");
         assert!(after[1..] == pre_images.lock().unwrap()[&1].0[1..], "{backing:?}: the rest stays");
@@ -86,7 +86,7 @@ fn a_write_that_misses_its_page_faults_twice_and_sees_it_in_between() {
         assert_eq!(noted(&pre_images), [0_u64; 0], "{backing:?}: nothing is there to be written yet");
         source.release();
         for (index, writer) in [3_u64, 5, 5].iter().zip(&writers) {
-            let after = writer.recv_timeout(BUDGET).unwrap();
+            let after = writer.recv_timeout(patience()).unwrap();
             let before = pre_images.lock().unwrap()[index].0.clone();
             assert!(range_is(MIXED, page(*index), &before), "{backing:?}, page {index}");
             assert!(after[0] == 0xee && after[1..] == before[1..], "{backing:?}, page {index}");
@@ -135,10 +135,10 @@ fn a_writer_waits_as_long_as_it_is_told_to() {
     assert_waiting(&first);
     assert!(is_original(1, &content(&ram, 1)), "the write has not landed");
     engine.allow_writes(page(1));
-    assert_eq!(first.recv_timeout(BUDGET).unwrap()[0], 0xee);
+    assert_eq!(first.recv_timeout(patience()).unwrap()[0], 0xee);
     assert_waiting(&second);
     engine.unprotect();
-    assert_eq!(second.recv_timeout(BUDGET).unwrap()[0], 0xee);
+    assert_eq!(second.recv_timeout(patience()).unwrap()[0], 0xee);
 }
 
 #[test]
@@ -209,10 +209,10 @@ fn a_discarded_page_is_written_as_zeros() {
         let (observer, _) = notes(Verdict::Allow);
         engine.protect(observer).unwrap();
         ram.discard(pages(1, 2)).unwrap();
-        let after = writer(&ram, 1, 0xee).recv_timeout(BUDGET).unwrap();
+        let after = writer(&ram, 1, 0xee).recv_timeout(patience()).unwrap();
         assert!(after[0] == 0xee && is_zero(&after[1..]), "{backing:?}");
         engine.unprotect();
-        let after = writer(&ram, 2, 0xee).recv_timeout(BUDGET).unwrap();
+        let after = writer(&ram, 2, 0xee).recv_timeout(patience()).unwrap();
         assert!(after[0] == 0xee && is_zero(&after[1..]), "{backing:?}");
         assert_serving(&engine);
     }
@@ -225,7 +225,7 @@ fn huge_pages_are_missed_seen_and_written_whole() {
     let (engine, _) = scripted(&ram, Script { pattern: MIXED, ..well_behaved() }, &protectable());
     let (observer, pre_images) = notes(Verdict::Allow);
     engine.protect(observer).unwrap();
-    let after = writer(&ram, 700, 0xee).recv_timeout(BUDGET).unwrap();
+    let after = writer(&ram, 700, 0xee).recv_timeout(patience()).unwrap();
     let before = pre_images.lock().unwrap()[&512].0.clone();
     assert!(range_is(MIXED, PageIndex(700).containing(PageSize::Huge2M), &before));
     assert!(after[0] == 0xee && range_is(MIXED, page(701), &content(&ram, 701)));
@@ -263,7 +263,7 @@ fn what_cannot_be_mapped_protected_is_copied_in() {
     let (observer, pre_images) = notes(Verdict::Allow);
     engine.protect(observer).unwrap();
     for index in [1, 2] {
-        let after = writer(&ram, index, 0xee).recv_timeout(BUDGET).unwrap();
+        let after = writer(&ram, index, 0xee).recv_timeout(patience()).unwrap();
         let before = pre_images.lock().unwrap()[&index].0.clone();
         assert!(is_original(index, &before) && after[0] == 0xee && after[1..] == before[1..], "page {index}");
     }

@@ -14,7 +14,7 @@ use crate::uffd::{Placed, Wake};
 const BACKINGS: [crate::Backing; 4] = [ANONYMOUS, HUGE, MEMFD, crate::Backing::MemfdPrivate];
 
 fn received<T>(receiver: &Receiver<T>) -> T {
-    receiver.recv_timeout(BUDGET).expect("whoever waits goes on within the budget")
+    receiver.recv_timeout(patience()).expect("whoever waits goes on within the budget")
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn a_page_whose_prefetch_was_lost_can_still_be_had() {
     engine.prefetch(pages(0, 8));
     until("the page is lost", || handle.answers() >= 3);
     thread::sleep(SILENCE);
-    let bytes = reader(engine.ram(), 5).recv_timeout(BUDGET).expect("nobody waits for ever");
+    let bytes = reader(engine.ram(), 5).recv_timeout(patience()).expect("nobody waits for ever");
     assert!(is_original(5, &bytes));
 }
 
@@ -63,14 +63,14 @@ fn who_waits_for_a_page_that_is_thrown_away_while_its_answer_is_placed_goes_on()
     engine.ram().watch_discards(Arc::downgrade(&pause)).unwrap();
     handle.hold();
     let waiting = reader(engine.ram(), 5);
-    assert!(handle.wait_until_asked(PageIndex(5), 1, BUDGET));
+    assert!(handle.wait_until_asked(PageIndex(5), 1, patience()));
     let discarded = discard(engine.ram(), page(5));
-    was_announced.recv_timeout(BUDGET).unwrap();
+    was_announced.recv_timeout(patience()).unwrap();
     handle.release();
     until("the answer is taken", || engine.report().counts.demanded == 1);
     go_on.send(()).unwrap();
-    discarded.recv_timeout(BUDGET).unwrap();
-    let bytes = waiting.recv_timeout(BUDGET).expect("nobody waits for ever");
+    discarded.recv_timeout(patience()).unwrap();
+    let bytes = waiting.recv_timeout(patience()).expect("nobody waits for ever");
     assert!(is_zero(&bytes));
 }
 
@@ -89,7 +89,7 @@ fn zeros_for_a_late_fault_do_not_overwrite_what_was_written_since() {
         engine.ram().discard(page(5)).unwrap();
         handle.hold();
         let first = reader(engine.ram(), 9);
-        assert!(handle.wait_until_asked(PageIndex(9), 1, BUDGET));
+        assert!(handle.wait_until_asked(PageIndex(9), 1, patience()));
         // These faults wait in the kernel, in this order.
         let written = writer(engine.ram(), 5, 0x42);
         thread::sleep(SILENCE);
@@ -99,7 +99,7 @@ fn zeros_for_a_late_fault_do_not_overwrite_what_was_written_since() {
         thread::sleep(SILENCE);
         handle.release();
         for waiting in [first, between, written, late] {
-            waiting.recv_timeout(BUDGET).unwrap();
+            waiting.recv_timeout(patience()).unwrap();
         }
         assert_eq!(content(engine.ram(), 5)[0], 0x42, "{backing:?}");
         assert_serving(&engine);
@@ -199,6 +199,6 @@ fn huge_pages_are_served_by_a_source_that_reads_in_pieces() {
     let source = Reading::new(PatternReader { pattern: FULL, pages: ram.pages().count });
     let options = Options { limits, ..on_demand() };
     let engine = FaultEngine::start(ram, Box::new(source), None, &options).unwrap();
-    let bytes = reader(engine.ram(), 5).recv_timeout(BUDGET).expect("nobody waits for ever");
+    let bytes = reader(engine.ram(), 5).recv_timeout(patience()).expect("nobody waits for ever");
     assert!(is_original(5, &bytes));
 }

@@ -34,7 +34,7 @@ fn what_was_written_to_a_page_after_it_was_thrown_away_is_told_before_the_next_w
         let (notes, told) = channel();
         engine.protect(Box::new(Notes(notes))).unwrap();
         write(engine.ram(), 5, 0x22);
-        let (range, before) = told.recv_timeout(BUDGET).unwrap();
+        let (range, before) = told.recv_timeout(patience()).unwrap();
         assert_eq!(range, page(5));
         assert_eq!(before.first(), Some(&0x11), "{backing:?}: what was there before the write");
     }
@@ -71,10 +71,10 @@ fn a_protected_page_that_is_paged_out_before_its_pre_image_is_read_holds_nobody_
         thread::sleep(SILENCE);
         crate::uffd::tests::swap::page_out(engine.ram(), 5);
         go_on.send(()).unwrap();
-        first.recv_timeout(BUDGET).unwrap();
-        let before = told.recv_timeout(BUDGET).expect("the fault thread waits for nobody");
+        first.recv_timeout(patience()).unwrap();
+        let before = told.recv_timeout(patience()).expect("the fault thread waits for nobody");
         assert!(is_original(5, &before), "{backing:?}");
-        second.recv_timeout(BUDGET).unwrap();
+        second.recv_timeout(patience()).unwrap();
     }
 }
 
