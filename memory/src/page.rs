@@ -167,6 +167,7 @@ impl PageRange {
 
     /// Each page of `size` in it. It is to be [whole](Self::is_whole) pages of that size.
     pub fn wholes(self, size: PageSize) -> impl Iterator<Item = Self> {
+        debug_assert!(self.is_whole(size), "{self} are not whole pages");
         let pages = size.base_pages();
         (0..self.count / pages)
             .map(move |nth| Self { start: PageIndex(self.start.0 + nth * pages), count: pages })

@@ -6,6 +6,7 @@
 //! - A page that is waited for and cannot be had is asked for again, later each time, and is poisoned in the end: who
 //!   wants it gets a memory error, and the engine's status says so. It is never taken for zero.
 
+use std::io;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -42,10 +43,9 @@ impl Handler {
     pub(super) fn answered(&mut self, reply: PageReply<'_>) {
         let (range, content) = match reply {
             PageReply::Lost(range, error) => return self.not_had(range, &error),
-            PageReply::Bytes(range, bytes) if bytes.len() as u64 == range.bytes() => {
-                (range, Content::Bytes(bytes))
-            }
-            PageReply::Bytes(range, bytes) => return self.cut_short(range, bytes),
+            PageReply::Bytes(range, bytes) if is_as_long(bytes, range) => (range, Content::Bytes(bytes)),
+            // A source that gives another number of bytes than it says is believed nothing.
+            PageReply::Bytes(range, _) => return self.not_had(range, &SourceError::Truncated { range }),
             PageReply::Zero(range) => (range, Content::Zero),
             PageReply::InPlace(range) => (range, Content::InPlace),
         };
@@ -61,6 +61,11 @@ impl Handler {
         if !inside.widened(self.granule).wholes(self.granule).any(|it| self.scheduler.knows(it.start)) {
             return add(&self.shared.statistics.counters.unwanted, inside.count);
         }
+        if matches!(content, Content::InPlace) && !inside.is_whole(self.granule) {
+            let source = io::Error::other("a part of a huge page cannot be mapped");
+            return self.not_had(inside, &SourceError::Read { range: inside, source });
+        }
+        self.assembly.make_room(|page| self.scheduler.knows(page));
         // They are taken out for the time of the call, as what is whole is placed by all the rest.
         let mut assembly = std::mem::take(&mut self.assembly);
         assembly.take(answer, self.granule, &mut |whole| self.whole(whole));
@@ -77,11 +82,6 @@ impl Handler {
             self.found(answer.part(run), priority);
         }
         self.runs = runs;
-    }
-
-    /// A source that gives another number of bytes than it says is believed nothing.
-    fn cut_short(&mut self, range: PageRange, _bytes: &[u8]) {
-        self.not_had(range, &SourceError::Truncated { range });
     }
 
     fn found(&mut self, placement: Placement<'_>, priority: Priority) {
@@ -131,8 +131,18 @@ impl Handler {
                 _hold = Some(shared.gate.hold_discards());
             }
             add(&self.shared.statistics.counters.retried, rest.count);
-            if self.read_events().map_or(0, |count| count) == 0 {
+            if self.read_events().unwrap_or(0) == 0 {
                 thread::sleep(PLACE_RETRY);
+            }
+        }
+    }
+
+    /// The source has no room for requests now. They are made again soon, and that is no failure of theirs.
+    pub(super) fn put_off(&mut self, range: PageRange) {
+        let tick = self.tick();
+        for granule in range.wholes(self.granule) {
+            if self.scheduler.put_off(granule.start, tick) == Verdict::Dropped {
+                self.let_go(granule);
             }
         }
     }
@@ -140,7 +150,9 @@ impl Handler {
     /// The source cannot give `range`.
     pub(super) fn not_had(&mut self, range: PageRange, error: &SourceError) {
         let tick = self.tick();
-        for granule in range.intersection(self.shared.registered.ram().pages()).wholes(self.granule) {
+        let inside = range.intersection(self.shared.registered.ram().pages());
+        // A huge page is lost with any part of it.
+        for granule in inside.widened(self.granule).wholes(self.granule) {
             match self.scheduler.failed(granule.start, tick) {
                 Verdict::RetryAt(_) => add(&self.shared.statistics.counters.retried, granule.count),
                 Verdict::GivenUp => self.lose(granule, &chain(error)),
@@ -194,11 +206,18 @@ impl Handler {
     pub(super) fn lose(&mut self, range: PageRange, cause: &str) {
         add(&self.shared.statistics.counters.lost, range.count);
         self.waits.remove(range);
-        let poisoned = self.poisons.then(|| self.shared.installer.poison(range));
-        let is_guest_told = matches!(poisoned, Some(Ok(_)));
+        let pages = Placement { range, content: Content::Zero };
+        let poison = |shared: &Shared, part: Placement<'_>| shared.installer.poison(part.range);
+        let is_guest_told = self.poisons && self.place(pages, poison).is_ok();
         let cause = format!("{range} of guest memory are lost: {cause}");
         self.shared.fail(Failure { pages: range, cause, is_guest_told });
     }
+}
+
+/// Whether there are as many bytes as pages, however many a source says there are.
+fn is_as_long(bytes: &[u8], range: PageRange) -> bool {
+    let bytes = bytes.len() as u64;
+    PageSize::Base4K.divides(bytes) && PageRange::count_of(bytes) == range.count
 }
 
 /// An error and what it comes from, in one line.

@@ -51,10 +51,17 @@ impl Assembly {
         }
     }
 
+    /// Forgets what nobody wants any more, where there is no room for more.
+    pub(super) fn make_room(&mut self, is_wanted: impl Fn(PageIndex) -> bool) {
+        if self.0.len() == GRANULES_MAX {
+            self.0.retain(|page, _| is_wanted(*page));
+        }
+    }
+
     /// Adds a part of a granule; gives its bytes once all have come.
     fn add(&mut self, granule: PageRange, part: Placement<'_>) -> Option<Vec<u8>> {
         if self.0.len() == GRANULES_MAX && !self.0.contains_key(&granule.start) {
-            // What it has of the oldest is asked for again, in time.
+            // Not so where there was room made: fewer are wanted. What is dropped is asked for again, in time.
             self.0.pop_first();
         }
         let parts = self.0.entry(granule.start).or_insert_with(|| Parts::new(granule));
@@ -78,7 +85,8 @@ impl Parts {
         let place = &mut self.bytes[start..start + length(part.range.bytes())];
         match part.content {
             Content::Bytes(bytes) => place.copy_from_slice(bytes),
-            Content::Zero | Content::InPlace => place.fill(0),
+            Content::Zero => place.fill(0),
+            Content::InPlace => unreachable!("a part is copied, and never mapped"),
         }
         let first = length(before.count);
         for has_come in &mut self.has_come[first..first + length(part.range.count)] {
@@ -133,5 +141,19 @@ mod tests {
         assert_eq!(take(&mut assembly, pages(0, 1024), None), [(pages(0, 1024), vec![])]);
         (0..40).for_each(|granule| drop(take(&mut assembly, pages(granule * 512, 1), None)));
         assert_eq!(assembly.0.len(), GRANULES_MAX);
+    }
+
+    #[test]
+    fn what_is_not_wanted_any_more_makes_room_for_what_is_coming() {
+        let mut assembly = Assembly::default();
+        (100..132).for_each(|granule| drop(take(&mut assembly, pages(granule * 512, 1), Some(9))));
+        // Two granules whose halves come in turns, as from a disk.
+        let halves = [(0, 0), (1, 0), (0, 256), (1, 256)];
+        let mut done = 0;
+        for (granule, half) in halves {
+            assembly.make_room(|page| page.0 < 1024);
+            done += take(&mut assembly, pages(granule * 512 + half, 256), Some(1)).len();
+        }
+        assert_eq!(done, 2);
     }
 }

@@ -118,6 +118,7 @@ impl FaultEngine {
 
     /// Somebody may want `range` soon.
     pub fn prefetch(&self, range: PageRange) {
+        let range = range.intersection(self.ram().pages());
         match &self.filler {
             Some(filler) => filler.queue.ahead(range),
             None => drop(self.orders.send(Order::Prefetch(range))),
@@ -159,6 +160,16 @@ impl FaultEngine {
     #[must_use]
     pub fn status(&self) -> Status {
         self.shared.status()
+    }
+
+    /// Says that the engine has failed where its source has not come back for `limit` from being asked for answers, as
+    /// from a disk that hangs. The thread that serves cannot say so itself then; whoever watches over it asks now and
+    /// again.
+    pub fn check(&self, limit: Duration) {
+        if let Some(since) = self.shared.reading.longer_than(limit) {
+            self.shared
+                .fail_all(&format!("the source hangs: it has not come back for {} s", since.as_secs()));
+        }
     }
 
     /// What becomes readable when the engine has failed.

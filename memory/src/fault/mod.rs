@@ -23,7 +23,7 @@
 //! | `gate` | keeps background placements and discards apart |
 //! | `locality` | where the fault thread runs |
 //! | `statistics` | counts and latencies |
-//! | `order`, `shared`, `waits`, `write` | what the rooms say to each other |
+//! | `order`, `shared`, `heartbeat`, `waits`, `write` | what the rooms say to each other |
 //!
 //! Invariants:
 //!
@@ -41,6 +41,7 @@ mod engine;
 mod fill;
 mod gate;
 mod handler;
+mod heartbeat;
 mod install;
 mod locality;
 mod order;

@@ -2,13 +2,16 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, sync_channel};
 
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::write::WriteObserver;
 use crate::page::PageRange;
 use crate::uffd::Stop;
+
+/// How many orders may wait to be heard.
+const WAITING_MAX: usize = 1024;
 
 /// What is asked of the fault thread.
 pub(super) enum Order {
@@ -27,14 +30,18 @@ pub(super) enum Order {
 /// The sending end.
 #[derive(Debug)]
 pub(super) struct Orders {
-    sender: Sender<Order>,
+    sender: SyncSender<Order>,
     wake: OwnedFd,
 }
 
 impl Orders {
-    /// Says whether somebody is there to hear.
+    /// Says whether somebody is there to hear. Waits where too many orders have not been heard yet; what is only a hint
+    /// is dropped then.
     pub(super) fn send(&self, order: Order) -> bool {
-        let is_heard = self.sender.send(order).is_ok();
+        let is_heard = match order {
+            hint @ Order::Prefetch(_) => self.sender.try_send(hint).is_ok(),
+            order => self.sender.send(order).is_ok(),
+        };
         // A counter that is full wakes the thread all the same.
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
         is_heard
@@ -60,6 +67,12 @@ impl Inbox {
         let _ = rustix::io::read(&self.wake, &mut [0_u8; 8]);
     }
 
+    /// There may be more: the descriptor is to say so.
+    pub(super) fn again(&self) {
+        // A counter that is full says it already.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
     }
@@ -67,7 +80,7 @@ impl Inbox {
 
 /// Both ends.
 pub(super) fn orders() -> io::Result<(Orders, Inbox)> {
-    let (sender, receiver) = channel();
+    let (sender, receiver) = sync_channel(WAITING_MAX);
     let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     let woken = wake.try_clone()?;
     Ok((Orders { sender, wake }, Inbox { receiver, wake: woken }))

@@ -232,6 +232,18 @@ impl Scheduler {
         }
     }
 
+    /// The granule of `page` was not asked for after all, at tick `now`: it is soon, and that does not count as an
+    /// attempt.
+    pub fn put_off(&mut self, page: PageIndex, now: u64) -> Failure {
+        let granule = page.containing(self.granule).start;
+        if let Some(demand) = self.demand.get_mut(&granule)
+            && let Stage::InFlight(_) = demand.stage
+        {
+            demand.attempts = demand.attempts.saturating_sub(1);
+        }
+        self.failed(page, now)
+    }
+
     /// Whether nothing is wanted and nothing in flight.
     #[must_use]
     pub fn is_idle(&self) -> bool {

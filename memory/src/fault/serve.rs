@@ -21,6 +21,9 @@ use crate::source::{PageRequest, PageSource, SourceError};
 /// How often in a row faults are found by spinning before all else is looked at.
 const SPINS_MAX: u32 = 16;
 
+/// How many orders are carried out in a row.
+const ORDERS_MAX: usize = 64;
+
 /// What the thread has.
 pub(super) struct Server {
     pub(super) source: Box<dyn PageSource>,
@@ -99,7 +102,8 @@ impl Server {
     /// Carries out what there is of orders; says whether to stop.
     fn obey(&mut self) -> bool {
         self.inbox.clear();
-        while let Some(order) = self.inbox.next() {
+        for _ in 0..ORDERS_MAX {
+            let Some(order) = self.inbox.next() else { return false };
             // Who asked may be gone by the time of the answer; then nobody wants to know.
             match order {
                 Order::Prefetch(range) => self.handler.prefetch(range),
@@ -109,6 +113,8 @@ impl Server {
                 Order::Stop => return true,
             }
         }
+        // Who waits for a page is looked at in between.
+        self.inbox.again();
         false
     }
 
@@ -122,17 +128,28 @@ impl Server {
             Some(cause) => Err(SourceError::Gone(cause.clone())),
             None => self.source.submit(&self.requests),
         };
-        if let Err(error) = result {
-            self.requests.iter().for_each(|request| self.handler.not_had(request.range, &error));
+        match result {
+            Ok(()) => {}
+            Err(SourceError::QueueFull { .. }) => {
+                self.requests.iter().for_each(|request| self.handler.put_off(request.range));
+            }
+            Err(error) => {
+                self.requests.iter().for_each(|request| self.handler.not_had(request.range, &error));
+            }
         }
         self.requests.clear();
         true
     }
 
     fn take_answers(&mut self) {
-        if self.source_gone.is_none()
-            && let Err(error) = self.source.complete(&mut |reply| self.handler.answered(reply))
-        {
+        if self.source_gone.is_some() {
+            return;
+        }
+        let shared = Arc::clone(&self.handler.shared);
+        shared.reading.begin();
+        let result = self.source.complete(&mut |reply| self.handler.answered(reply));
+        shared.reading.end();
+        if let Err(error) = result {
             self.handler.source_failed(&error);
             self.source_gone = Some(error.to_string());
         }

@@ -129,10 +129,20 @@ impl ServedMemory {
         Ok(Self { registered, map, gate, _watch: watch, features, modes })
     }
 
-    /// Says that pages are in the guest already, or need no source: writes to them can be told of all the same.
+    /// Says that pages of `range` are in the guest already: no source is asked for them, and writes to them can be told
+    /// of all the same.
     pub fn assume_present(&self, range: PageRange) {
-        let claimed = self.map.claim(range);
-        self.map.settle(claimed);
+        let mut from = range.start;
+        while let Some(page) = self.map.next_missing(from, range.end()) {
+            let claimed = self.map.claim(PageRange::between(page, range.end()));
+            self.map.settle(claimed);
+            from = claimed.end();
+        }
+    }
+
+    /// Whether no page is with its source, or on its way from there.
+    fn is_whole(&self) -> bool {
+        self.map.count(PageState::Missing) == 0 && self.map.count(PageState::Requested) == 0
     }
 
     /// The RAM.
@@ -199,7 +209,7 @@ impl ServedMemory {
     ///
     /// Itself, with the kernel's refusal if it was one.
     pub fn release(self) -> Result<GuestRam, (Self, Option<io::Error>)> {
-        if self.map.count(PageState::Missing) > 0 {
+        if !self.is_whole() {
             return Err((self, None));
         }
         if let Err(error) = self.zero_removed() {
@@ -214,7 +224,7 @@ impl ServedMemory {
 
 impl Drop for ServedMemory {
     fn drop(&mut self) {
-        if self.map.count(PageState::Missing) > 0
+        if !self.is_whole()
             && let Ok(kept) = self.registered.duplicate_fd()
         {
             let _ = kept.into_raw_fd();

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::gate::Gate;
+use super::heartbeat::Heartbeat;
 use super::install::{Halt, Installer, Placement};
 use super::statistics::{Statistics, Verb};
 use crate::map::{PageMap, PageState};
@@ -52,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) installer: Installer,
     pub(crate) statistics: Arc<Statistics>,
     pub(crate) gate: Arc<Gate>,
+    /// The fault thread's calls of its source.
+    pub(crate) reading: Heartbeat,
     status: Mutex<Status>,
     failed: OwnedFd,
 }
@@ -69,7 +72,16 @@ impl Shared {
             Installer::new(Arc::clone(&registered), Arc::clone(&map), Arc::clone(&statistics), shares_cache);
         let failed = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let status = Mutex::new(Status::Serving);
-        Ok(Self { registered, map, installer, statistics, gate, status, failed })
+        Ok(Self {
+            registered,
+            map,
+            installer,
+            statistics,
+            gate,
+            reading: Heartbeat::default(),
+            status,
+            failed,
+        })
     }
 
     pub(crate) fn status(&self) -> Status {

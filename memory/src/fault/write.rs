@@ -20,6 +20,10 @@ pub trait WriteObserver: Send {
     /// Somebody wants to write `page`, which is one page of the memory's size. `content` is what is there; it is empty
     /// for a page that was thrown away, and an error where it could not be read.
     ///
-    /// A page may be told of more than once: several threads may wait for it, or a verdict have come too late for one.
+    /// Throwing a page away is no write: whoever needs what it held watches discards
+    /// ([`GuestRam::watch_discards`](crate::GuestRam::watch_discards)), too.
+    ///
+    /// A page may be told of more than once, and only the first time is what it holds what was there when it was
+    /// protected: several threads may wait for it, or a verdict have come too late for one.
     fn before_write(&mut self, page: PageRange, content: io::Result<&[u8]>) -> Verdict;
 }

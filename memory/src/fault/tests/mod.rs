@@ -8,6 +8,7 @@
 //! | `filling` | the background against faults, discards and bad readers |
 //! | `protecting` | writes to protected pages, missing and swapped out ones among them |
 //! | `reduced` | what was found under stress, made small |
+//! | `review` | what was found by reading, made small |
 //! | `told` | the same, of what observers of writes are told |
 //! | `losing` | sources that fail, lie, hang and die; kernels that lack something |
 
@@ -17,5 +18,6 @@ mod losing;
 mod protecting;
 mod races;
 mod reduced;
+mod review;
 mod serving;
 mod told;

@@ -17,6 +17,11 @@ use crate::process::{self, EXIT_MEMORY};
 /// How long a driver that loads a guest may take to get to the end of it without the page that is lost.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How often it is looked whether the engine's source has come back, and after how long it is given up: a disk that is
+/// merely slow is waited for.
+const CHECK_PERIOD: Duration = Duration::from_secs(5);
+const SOURCE_LIMIT: Duration = Duration::from_secs(30);
+
 /// What the thread and its owner share.
 struct Shared {
     /// Readable when there is no need to watch any longer.
@@ -59,8 +64,16 @@ impl Drop for Watch {
 }
 
 fn watch(engine: &FaultEngine, shared: &Shared, notifier: &Notifier) {
-    if let Err(error) = wait(&[engine.failure_fd(), shared.stop.as_fd()], None) {
-        tracing::error!(%error, "nobody watches over guest memory any more");
+    loop {
+        match wait(&[engine.failure_fd(), shared.stop.as_fd()], Some(CHECK_PERIOD)) {
+            Ok(true) => break,
+            // An engine whose thread is within a call that hangs cannot say so.
+            Ok(false) => engine.check(SOURCE_LIMIT),
+            Err(error) => {
+                tracing::error!(%error, "nobody watches over guest memory any more");
+                break;
+            }
+        }
     }
     let Some(cause) = failure_of(engine) else { return };
     tracing::error!(cause, "guest memory has failed");
