@@ -97,10 +97,9 @@ fn rough_sources_are_served_all_the_same() {
 }
 
 /// Memory of which every page can be seen before it is written, of `words`. Before Linux 6.4 a page cannot come from a
-/// page cache protected, and who asks for that is told at the start.
+/// page cache protected: to a shared memfd it is copied then, and who asks for a clone is told at the start.
 fn protectable<'a>(words: &[&'a str]) -> Vec<&'a str> {
-    let (cached, own): (Vec<_>, Vec<_>) =
-        words.iter().partition(|words| words.starts_with("memfd") || words.starts_with("clone"));
+    let (cached, own): (Vec<_>, Vec<_>) = words.iter().partition(|words| words.starts_with("clone"));
     if probe().unwrap().has(Feature::WRITE_PROTECT_UNPOPULATED) {
         return words.to_vec();
     }

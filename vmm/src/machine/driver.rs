@@ -167,7 +167,12 @@ impl Driver {
         let stopped = self.vm.as_mut().map_or(Ok(()), Vm::stop);
         self.flush_metrics();
         match stopped {
-            Ok(()) => ending,
+            Ok(()) => {
+                if let Some(vm) = self.vm.take() {
+                    ending::give_up(vm);
+                }
+                ending
+            }
             Err(error) => {
                 // Dropping it would wait without end for the part that is stuck; the process ends without it.
                 std::mem::forget(self.vm.take());

@@ -1,6 +1,14 @@
 //! How a machine comes to its end.
 
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
 use crate::machine::message::GuestEvent;
+use crate::machine::vm::Vm;
+
+/// How long the parts of a machine that has stopped may take to go.
+const DROP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How a machine came to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,5 +41,18 @@ impl Ending {
             Self::Failed(cause) | Self::MemoryFailed(cause) => Some(cause),
             Self::ByGuest | Self::ByUser => None,
         }
+    }
+}
+
+/// Gives up what a machine had. A source of its memory may hang in a read, and then the process ends without it.
+pub(super) fn give_up(vm: Vm) {
+    let (done, is_done) = channel();
+    let ended = thread::Builder::new().name("end".to_owned()).spawn(move || {
+        drop(vm);
+        // Nobody waits for so long.
+        let _ = done.send(());
+    });
+    if ended.is_ok() && is_done.recv_timeout(DROP_TIMEOUT).is_err() {
+        tracing::error!("a source of guest memory does not come back; the process ends without it");
     }
 }
