@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::harness::*;
 use crate::fault::{FaultEngine, Options, ServedMemory, Status};
@@ -88,8 +90,8 @@ fn a_loss_that_begins_within_a_huge_page_leaks_no_claim() {
     assert!(read.is_ok(), "page 0 never comes, and the engine is {status:?}");
 }
 
-/// Cannot read page 100.
-struct Broken;
+/// Cannot read page 100, and counts its reads.
+struct Broken(Arc<AtomicU64>);
 
 impl PageReader for Broken {
     fn name(&self) -> &'static str {
@@ -97,6 +99,7 @@ impl PageReader for Broken {
     }
 
     fn read(&mut self, range: PageRange, into: &mut [u8]) -> Result<Content, SourceError> {
+        self.0.fetch_add(1, Ordering::Relaxed);
         if range.contains(PageIndex(100)) {
             return Err(SourceError::Corrupt { range });
         }
@@ -109,12 +112,14 @@ impl PageReader for Broken {
 fn a_part_of_a_huge_page_that_is_lost_is_told_at_once_and_with_its_cause() {
     let Some(_pool) = HugePages::take(1) else { return };
     let ram = ram(Backing::Hugetlb2M, 2);
-    let source = Box::new(Reading::new(Broken));
+    let reads = Arc::new(AtomicU64::new(0));
+    let source = Box::new(Reading::new(Broken(Arc::clone(&reads))));
     let engine = FaultEngine::start(ram.clone(), source, None, &Options::default()).unwrap();
     // Prefetched, so that nobody has to live with a memory error; it is not let go before it is late.
     engine.prefetch(ram.pages());
-    until("the piece is asked for", || engine.map().count(PageState::Requested) == 512);
-    until("the claims are given back", || engine.map().count(PageState::Missing) == 512);
+    until("all is read, and the claims are given back", || {
+        reads.load(Ordering::Relaxed) >= 8 && engine.map().count(PageState::Missing) == 512
+    });
 }
 
 /// Whatever is expected to be wanted, a reader that fails is no reason to panic.
