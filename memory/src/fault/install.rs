@@ -3,7 +3,7 @@
 //! | RAM | bytes | zero | in the page cache |
 //! |---|---|---|---|
 //! | anonymous | COPY; MOVE of a staged 2 MiB | ZEROPAGE | – |
-//! | memfd, shared | into the page cache, CONTINUE | ZEROPAGE | CONTINUE |
+//! | memfd, shared | COPY; where a page is cached, into the cache, CONTINUE | ZEROPAGE | CONTINUE |
 //! | memfd, private | COPY | ZEROPAGE | CONTINUE |
 //! | hugetlb | COPY of 2 MiB | COPY of zeros | – |
 //!
@@ -126,7 +126,7 @@ impl Installer {
     pub(crate) fn place(&self, placement: Placement<'_>) -> Result<Verb, Halt> {
         let Placement { range, content } = placement;
         match content {
-            Content::Bytes(_) if self.way == Way::Cache => self.through_cache(placement),
+            Content::Bytes(_) if self.way == Way::Cache => self.copy_or_cache(placement),
             Content::Bytes(_) => self.copy(placement),
             Content::Zero => self.zero(range),
             Content::InPlace => self.continue_cached(range),
@@ -159,6 +159,29 @@ impl Installer {
             self.registered.copy(rest, bytes, protects, Wake::Now)
         })?;
         Ok(Verb::Copy)
+    }
+
+    /// A page that the cache has not is copied in, which is one request less. Where it has one, with huge pages for
+    /// example, COPY says so.
+    fn copy_or_cache(&self, placement: Placement<'_>) -> Result<Verb, Halt> {
+        let protects = self.protects();
+        let mut verb = Verb::Copy;
+        self.drive(placement.range, |rest| {
+            let Content::Bytes(bytes) = placement.part(rest).content else {
+                unreachable!("bytes are copied")
+            };
+            let placed = self.registered.copy(rest, bytes, protects, Wake::Now);
+            if placed != (Placed { pages: 0, stop: Some(Stop::Exists) }) {
+                return placed;
+            }
+            verb = Verb::Continue;
+            let page = rest.split_at(self.granule.base_pages()).0;
+            match self.through_cache(placement.part(page)) {
+                Ok(_) => Placed { pages: page.count, stop: None },
+                Err(halt) => Placed { pages: 0, stop: Some(halt.stop) },
+            }
+        })?;
+        Ok(verb)
     }
 
     /// What is in the page cache is replaced: with huge pages there may be zeros that nobody has put there.
