@@ -40,6 +40,10 @@ enum Contender {
     BareImage(Wait, Reads),
     /// The engine, which may be anywhere and follows, from an image or from a page in the cache.
     Follows(From),
+    /// The bare loop, and nobody is pinned.
+    FreeBare(Wait),
+    /// The engine, which follows a thread that the host may put anywhere.
+    FollowsFree(From),
     /// The engine, which follows nothing, on the processor of this number.
     Pinned(From, usize),
 }
@@ -56,7 +60,7 @@ enum Reads {
     Mapped,
 }
 
-const CONTENDERS: [Contender; 11] = [
+const CONTENDERS: [Contender; 13] = [
     Contender::Bare(Wait::Blocking, 0),
     Contender::Follows(From::Image),
     Contender::Follows(From::Hot),
@@ -68,6 +72,8 @@ const CONTENDERS: [Contender; 11] = [
     Contender::Pinned(From::Image, 1),
     Contender::Pinned(From::Hot, 1),
     Contender::Bare(Wait::Polling, 1),
+    Contender::FollowsFree(From::Image),
+    Contender::FreeBare(Wait::Polling),
 ];
 
 /// The rows of this part.
@@ -102,7 +108,7 @@ impl Contender {
     fn processor(self) -> usize {
         match self {
             Self::Bare(_, processor) | Self::Pinned(_, processor) => processor,
-            Self::Follows(_) | Self::BareImage(..) => 0,
+            Self::Follows(_) | Self::BareImage(..) | Self::FreeBare(_) | Self::FollowsFree(_) => 0,
         }
     }
 }
@@ -120,6 +126,7 @@ struct Bench<'a> {
 struct Quantiles {
     p50: f64,
     p99: f64,
+    mean: f64,
 }
 
 impl<'a> Bench<'a> {
@@ -129,44 +136,58 @@ impl<'a> Bench<'a> {
     }
 
     fn run(&self, contender: Contender) -> Quantiles {
+        let pinned = &self.processors[..1];
         match contender {
             Contender::Bare(wait, processor) => {
-                self.bare(wait, processor, |_| HOT_WORD, |bare, count| bare.serve_missing(&hot_page(), count))
+                let handler = &self.processors[processor..=processor];
+                self.bare_hot(wait, Threads { handler, toucher: pinned })
             }
+            Contender::FreeBare(wait) => self.bare_hot(wait, self.free()),
             Contender::BareImage(wait, Reads::File) => {
-                let file = self.memory.file();
-                self.bare(wait, 0, word_of, |bare, count| bare.serve_missing_from(&file, count))
+                let (file, threads) = (self.memory.file(), Threads { handler: pinned, toucher: pinned });
+                self.bare(wait, threads, word_of, |bare, count| bare.serve_missing_from(&file, count))
             }
             Contender::BareImage(wait, Reads::Mapped) => {
-                let mapped = self.memory.map(true);
-                self.bare(wait, 0, word_of, |bare, count| bare.serve_missing_mapped(&mapped, count))
+                let (mapped, threads) = (self.memory.map(true), Threads { handler: pinned, toucher: pinned });
+                self.bare(wait, threads, word_of, |bare, count| bare.serve_missing_mapped(&mapped, count))
             }
-            Contender::Follows(from) => self.engine(from, Locality::default(), self.processors),
+            Contender::Follows(from) => {
+                self.engine(from, Locality::default(), Threads { toucher: pinned, ..self.free() })
+            }
+            Contender::FollowsFree(from) => self.engine(from, Locality::default(), self.free()),
             Contender::Pinned(from, processor) => {
-                self.engine(from, Locality::Anywhere, &self.processors[processor..=processor])
+                let handler = &self.processors[processor..=processor];
+                self.engine(from, Locality::Anywhere, Threads { handler, toucher: pinned })
             }
         }
+    }
+
+    fn free(&self) -> Threads<'a> {
+        Threads { handler: self.processors, toucher: self.processors }
+    }
+
+    fn bare_hot(&self, wait: Wait, threads: Threads<'_>) -> Quantiles {
+        self.bare(wait, threads, |_| HOT_WORD, |bare, count| bare.serve_missing(&hot_page(), count))
     }
 
     fn bare(
         &self,
         wait: Wait,
-        processor: usize,
+        threads: Threads<'_>,
         expected: fn(u64) -> u64,
         serve: impl FnOnce(&Bare, usize) + Send,
     ) -> Quantiles {
         let bare = Bare::missing(ram(ANONYMOUS, self.mib), wait);
-        let handler = &self.processors[processor..=processor];
         thread::scope(|scope| {
             scope.spawn(|| {
-                pin(handler);
+                pin(threads.handler);
                 serve(&bare, self.pages.len());
             });
-            self.touch(bare.ram(), expected)
+            self.touch(bare.ram(), threads.toucher, expected)
         })
     }
 
-    fn engine(&self, from: From, locality: Locality, handler: &[usize]) -> Quantiles {
+    fn engine(&self, from: From, locality: Locality, threads: Threads<'_>) -> Quantiles {
         let options = Options { around: AroundPolicy::Off, locality, ..Options::default() };
         let start = |reader| {
             let source = Box::new(Reading::new(reader));
@@ -176,17 +197,27 @@ impl<'a> Bench<'a> {
             From::Image => Box::new(self.memory.reader()),
             From::Hot => Box::new(HotReader(hot_page())),
         };
-        let engine = on(handler, || start(reader));
-        self.touch(engine.ram(), if from == From::Image { word_of } else { |_| HOT_WORD })
+        let engine = on(threads.handler, || start(reader));
+        let expected = if from == From::Image { word_of } else { |_| HOT_WORD };
+        self.touch(engine.ram(), threads.toucher, expected)
     }
 
-    fn touch(&self, ram: &GuestRam, expected: fn(u64) -> u64) -> Quantiles {
+    fn touch(&self, ram: &GuestRam, processors: &[usize], expected: fn(u64) -> u64) -> Quantiles {
         let mut latencies = Vec::with_capacity(self.pages.len());
-        let is_right = on(&self.processors[..1], || touch_each(ram, &self.pages, expected, &mut latencies));
+        let is_right = on(processors, || touch_each(ram, &self.pages, expected, &mut latencies));
         assert!(is_right, "a page is not what its source says");
-        let latencies = Samples::new(latencies.into_iter().map(|latency| latency as f64 / 1e3).collect());
-        Quantiles { p50: latencies.median(), p99: latencies.percentile(99.0) }
+        let latencies: Vec<_> = latencies.into_iter().map(|latency| latency as f64 / 1e3).collect();
+        let mean = latencies.iter().sum::<f64>() / latencies.len() as f64;
+        let latencies = Samples::new(latencies);
+        Quantiles { p50: latencies.median(), p99: latencies.percentile(99.0), mean }
     }
+}
+
+/// Where the two threads of a run may be.
+#[derive(Clone, Copy)]
+struct Threads<'a> {
+    handler: &'a [usize],
+    toucher: &'a [usize],
 }
 
 /// The runs of each contender, in the order of rounds.
@@ -216,6 +247,13 @@ impl Figures {
             let name = "where the engine chooses to be, p50";
             let row = Row::beside(name, Unit::Microseconds, engine, beside, Ratio::TimesFaster);
             rows.push(row.promised(FASTER_THAN_ASLEEP));
+        }
+        let free = Contender::FollowsFree(From::Image);
+        let free_bare = Contender::FreeBare(Wait::Polling);
+        if let (Some(engine), Some(beside)) = (self.mean(free), self.mean(free_bare)) {
+            let beside = ("bare, in poll, free, too", beside);
+            let name = "for comparison: a thread that is not pinned, mean";
+            rows.push(Row::beside(name, Unit::Microseconds, engine, beside, Ratio::TimesFaster));
         }
         let image_of = |wait| Contender::BareImage(wait, Reads::File);
         let mapped = Contender::BareImage(Wait::Blocking, Reads::Mapped);
@@ -254,6 +292,10 @@ impl Figures {
 
     fn p50(&self, contender: Contender) -> Option<Vec<f64>> {
         self.samples(contender, |it| it.p50)
+    }
+
+    fn mean(&self, contender: Contender) -> Option<Vec<f64>> {
+        self.samples(contender, |it| it.mean)
     }
 
     fn samples(&self, contender: Contender, of: fn(&Quantiles) -> f64) -> Option<Vec<f64>> {
