@@ -8,6 +8,10 @@
 //! Where faults come from several processors it can be at one only. Then it runs wherever there is room, and after
 //! each batch looks for the next fault for a bounded time before it sleeps: while faults come, none finds it asleep.
 //!
+//! A thread that is not pinned may be put elsewhere by the very waking that it waits for: on an idle host the scheduler
+//! prefers an idle processor to the one that the handler is on. Who has left a processor that it was followed to is not
+//! followed again for a while, and for twice as long each time, but is taken for one that is scattered.
+//!
 //! ```text
 //!   one processor faults:   handler pinned to it, sleeps at once
 //!   several do:             handler anywhere, spins for a bounded time, then sleeps
@@ -45,8 +49,13 @@ const FAULTS_PER_LOOK: u32 = 32;
 const FAULTS_PER_LOOK_SETTLED: u32 = 128;
 /// A fault of another thread than the last one's counts as so many, so that changes are seen soon.
 const WEIGHT_OF_CHANGE: u32 = 4;
+/// A thread that is not where it was followed to is looked for again after so many: each of its faults is dear.
+const FAULTS_PER_LOOK_IN_DOUBT: u32 = 4;
 /// How many looks count.
 const LOOKS: usize = 8;
+/// For how many looks nobody is followed after a thread has left where it was followed to, at first and at most.
+const PATIENCE_MIN: usize = 16;
+const PATIENCE_MAX: usize = 1024;
 /// A processor is followed that so many of the last looks have seen.
 const LOOKS_TO_FOLLOW: usize = 7;
 /// For how many threads a file of `/proc` is kept open.
@@ -65,12 +74,24 @@ enum Advice {
 struct Looks {
     /// Empty before the first look, and full from then on.
     seen: VecDeque<usize>,
+    followed: Option<usize>,
+    /// How many looks have seen what is followed, since it is.
+    stayed: usize,
+    /// For how many looks nobody is followed.
+    patience: usize,
+    /// What that was last.
+    patience_then: usize,
 }
 
 impl Looks {
-    /// Whether all have seen the same.
-    fn agree(&self) -> bool {
-        self.seen.iter().all(|seen| Some(seen) == self.seen.front())
+    /// How many faults to leave out before the next look.
+    fn interval(&self) -> u32 {
+        let last = self.seen.back();
+        if self.followed.is_some() && (self.stayed < 2 || self.followed.as_ref() != last) {
+            return FAULTS_PER_LOOK_IN_DOUBT;
+        }
+        let agree = self.seen.iter().all(|seen| Some(seen) == last);
+        if agree { FAULTS_PER_LOOK_SETTLED } else { FAULTS_PER_LOOK }
     }
 
     fn add(&mut self, processor: usize) -> Advice {
@@ -81,9 +102,20 @@ impl Looks {
         self.seen.pop_front();
         self.seen.push_back(processor);
         let share = self.seen.iter().filter(|seen| **seen == processor).count();
-        if share >= LOOKS_TO_FOLLOW {
+        let is_followed = self.followed == Some(processor);
+        self.patience = self.patience.saturating_sub(1);
+        if share >= LOOKS_TO_FOLLOW && (is_followed || self.patience == 0) {
+            self.stayed = if is_followed { self.stayed + 1 } else { 0 };
+            if self.stayed >= LOOKS {
+                self.patience_then = 0;
+            }
+            self.followed = Some(processor);
             Advice::Follow(processor)
         } else if share > LOOKS - LOOKS_TO_FOLLOW {
+            if self.followed.take().is_some() {
+                self.patience_then = (self.patience_then * 2).clamp(PATIENCE_MIN, PATIENCE_MAX);
+                self.patience = self.patience_then;
+            }
             Advice::Scatter
         } else {
             Advice::Stay
@@ -137,13 +169,14 @@ impl Whereabouts {
         if self.faults_until_look > 0 {
             return;
         }
-        self.faults_until_look = if self.looks.agree() { FAULTS_PER_LOOK_SETTLED } else { FAULTS_PER_LOOK };
+        self.faults_until_look = FAULTS_PER_LOOK;
         let Some(processor) = self.processor_of(thread) else { return };
         match self.looks.add(processor) {
             Advice::Follow(processor) => self.follow(processor),
             Advice::Scatter => self.scatter(),
             Advice::Stay => {}
         }
+        self.faults_until_look = self.looks.interval();
     }
 
     /// How long to look for another fault before sleeping.
@@ -209,8 +242,30 @@ mod tests {
         assert_eq!(looks.add(5), Advice::Stay, "once is no trend");
         assert_eq!(looks.add(3), Advice::Follow(3));
         assert_eq!([5, 5].map(|processor| looks.add(processor)), [Advice::Scatter; 2]);
-        let moved: Vec<_> = (0..6).map(|_| looks.add(5)).collect();
+        let moved: Vec<_> = (0..PATIENCE_MIN).map(|_| looks.add(5)).collect();
         assert_eq!(moved.last(), Some(&Advice::Follow(5)), "who moves for good is followed: {moved:?}");
+    }
+
+    #[test]
+    fn who_leaves_when_it_is_followed_is_followed_less_and_less() {
+        let mut looks = Looks::default();
+        // Always on the other one of two.
+        let mut handler = 0;
+        let mut follows = Vec::new();
+        for nth in 0..4 * PATIENCE_MAX {
+            if let Advice::Follow(processor) = looks.add(1 - handler)
+                && processor != handler
+            {
+                handler = processor;
+                follows.push(nth);
+            }
+        }
+        let gaps: Vec<_> = follows.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(gaps.is_sorted() && gaps.len() <= 10, "{gaps:?}");
+        assert!(gaps.last().is_some_and(|gap| *gap >= PATIENCE_MAX), "{gaps:?}");
+        let stays: Vec<_> = (0..PATIENCE_MAX + 2 * LOOKS).map(|_| looks.add(handler)).collect();
+        assert_eq!(stays.last(), Some(&Advice::Follow(handler)), "who stays in the end is followed");
+        assert_eq!(looks.patience_then, 0, "and forgiven");
     }
 
     #[test]
