@@ -11,6 +11,7 @@ mod counters;
 mod launch;
 mod standstill;
 mod terminal;
+mod threads;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -288,26 +289,6 @@ impl Vmm {
     pub fn signal(&self, name: &str) {
         let sent = Command::new("kill").args(["-s", name, &self.id().to_string()]).status();
         assert!(sent.is_ok_and(|status| status.success()), "cannot send SIG{name}");
-    }
-
-    /// The names of its threads.
-    pub fn threads(&self) -> Vec<String> {
-        self.tasks().into_iter().map(|(_, name)| name).collect()
-    }
-
-    /// The kernel's number for the thread of this name.
-    pub fn thread_id(&self, name: &str) -> i32 {
-        let found = self.tasks().into_iter().find(|(_, found)| found == name);
-        found.unwrap_or_else(|| panic!("there is no thread {name}")).0
-    }
-
-    fn tasks(&self) -> Vec<(i32, String)> {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.id())).into_iter().flatten().flatten();
-        let task = |path: PathBuf| {
-            let name = fs::read_to_string(path.join("comm")).ok()?;
-            Some((path.file_name()?.to_str()?.parse().ok()?, name.trim().to_owned()))
-        };
-        tasks.filter_map(|entry| task(entry.path())).collect()
     }
 }
 

@@ -1,9 +1,8 @@
 //! From start to end of the real process: what ends it, how, and that nothing is left.
 #![allow(clippy::unwrap_used, reason = "an unwrap that fails is a test that fails")]
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::json;
 use tests::guest::{Entry, bare_metal};
@@ -68,32 +67,14 @@ fn a_signal_ends_it_cleanly_from_the_moment_its_socket_is_there() {
     });
 }
 
-/// Without those that KVM itself adds to a process that has a VM.
-fn thread_names(vmm: &Vmm) -> BTreeSet<String> {
-    vmm.threads().into_iter().filter(|name| !name.starts_with("kvm-")).collect()
-}
-
-fn names(names: &[&str]) -> BTreeSet<String> {
-    names.iter().map(|name| (*name).to_owned()).collect()
-}
-
-/// Waits until the threads are these: a new one has its maker's name until it has run.
-fn has_threads(vmm: &Vmm, expected: &[&str]) {
-    let deadline = Instant::now() + WAIT;
-    while thread_names(vmm) != names(expected) && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    assert_eq!(thread_names(vmm), names(expected));
-}
-
 #[test]
 fn a_vm_has_a_thread_for_each_vcpu_its_devices_and_its_output() {
     on_kvm_host(|| {
         let vmm = Vmm::configured("spin");
-        has_threads(&vmm, &["faultless", "api", "log"]);
+        vmm.wait_for_threads(&["faultless", "api", "log"]);
         vmm.machine(2, 64);
         vmm.start_instance();
-        has_threads(&vmm, &["faultless", "api", "log", "devices", "serial-out", "vcpu0", "vcpu1"]);
+        vmm.wait_for_threads(&["faultless", "api", "log", "devices", "serial-out", "vcpu0", "vcpu1"]);
     });
 }
 
@@ -115,7 +96,7 @@ fn refused_starts_and_requests_leave_no_threads_and_no_descriptors() {
         while descriptors() > before {
             assert!(Instant::now() < deadline, "{} descriptors became {}", before, descriptors());
         }
-        has_threads(&vmm, &["faultless", "api", "log"]);
+        vmm.wait_for_threads(&["faultless", "api", "log"]);
     });
 }
 
