@@ -19,6 +19,9 @@ pub enum Backing {
     /// A memfd, mapped privately: guests over one memfd share the pages that they do not write. A page is copied when
     /// it is written, and the memfd never changes by it.
     MemfdPrivate,
+    /// A saved memory file, mapped privately: the kernel reads its pages as they are touched, and guests over one file
+    /// share those that they do not write. No userfaultfd can place pages there.
+    FilePrivate,
     /// Private huge pages of 2 MiB from the host's hugetlb pool.
     Hugetlb2M,
     /// A memfd of huge pages of 2 MiB from that pool.
@@ -44,6 +47,7 @@ pub enum Sharing {
 /// | anonymous | MOVE, COPY, ZEROPAGE | COPY, ZEROPAGE |
 /// | shared cache | CONTINUE of what is in the memfd, else COPY, ZEROPAGE | COPY, ZEROPAGE: it has left the memfd |
 /// | private cache | CONTINUE of what is in the memfd, else COPY, ZEROPAGE | COPY, ZEROPAGE, *never* CONTINUE: the memfd still has what was there before the guest's first write |
+/// | file | the kernel alone | the kernel alone |
 /// | hugetlb | COPY of whole huge pages; CONTINUE where it is a memfd | COPY |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BackingKind {
@@ -53,6 +57,8 @@ pub enum BackingKind {
     SharedCache,
     /// The page cache of a memfd, under pages of the guest's own.
     PrivateCache,
+    /// A file on any file system, under pages of the guest's own.
+    File,
     /// Pages of a hugetlb pool, which only come whole.
     Hugetlb,
 }
@@ -62,7 +68,10 @@ impl Backing {
     #[must_use]
     pub const fn page_size(self) -> PageSize {
         match self.kind() {
-            BackingKind::Anonymous | BackingKind::SharedCache | BackingKind::PrivateCache => PageSize::Base4K,
+            BackingKind::Anonymous
+            | BackingKind::SharedCache
+            | BackingKind::PrivateCache
+            | BackingKind::File => PageSize::Base4K,
             BackingKind::Hugetlb => PageSize::Huge2M,
         }
     }
@@ -74,6 +83,7 @@ impl Backing {
             Self::Anonymous { .. } => BackingKind::Anonymous,
             Self::Memfd { .. } => BackingKind::SharedCache,
             Self::MemfdPrivate => BackingKind::PrivateCache,
+            Self::FilePrivate => BackingKind::File,
             Self::Hugetlb2M | Self::HugetlbMemfd { .. } => BackingKind::Hugetlb,
         }
     }
@@ -95,7 +105,7 @@ impl Backing {
     pub const fn has_page_cache(self) -> bool {
         match self {
             Self::Memfd { .. } | Self::MemfdPrivate | Self::HugetlbMemfd { .. } => true,
-            Self::Anonymous { .. } | Self::Hugetlb2M => false,
+            Self::Anonymous { .. } | Self::FilePrivate | Self::Hugetlb2M => false,
         }
     }
 

@@ -49,6 +49,16 @@ pub enum RamError {
         /// How many pages the guest needs.
         wanted: u64,
     },
+    /// A saved memory that is of another size than the guest's.
+    #[error(
+        "guest memory is {wanted_bytes} bytes, and the memory file {found_bytes}: it is truncated, or of another guest"
+    )]
+    FileSize {
+        /// The sum of the guest's ranges.
+        wanted_bytes: u64,
+        /// The file's size.
+        found_bytes: u64,
+    },
     /// The memfd that was handed over does not do.
     #[error(transparent)]
     Memfd(#[from] MemfdError),

@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "mmap and madvise, and slices of memory that a guest writes")]
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
@@ -24,7 +24,8 @@ pub(super) struct Mapping {
     base: NonNull<u8>,
     size: usize,
     backing: Backing,
-    memfd: Option<File>,
+    /// The memfd, or the saved file, that it maps.
+    file: Option<File>,
     pub(super) watchers: Watchers,
 }
 
@@ -46,11 +47,22 @@ impl Mapping {
         Self::over(size_bytes, backing, Some(memfd))
     }
 
-    fn over(size_bytes: u64, backing: Backing, memfd: Option<File>) -> Result<Self, RamError> {
+    /// Maps a saved memory file, of which the guest has a copy of each page that it writes.
+    pub(super) fn over_file(size_bytes: u64, file: File) -> Result<Self, RamError> {
+        // Of a block device, metadata tells no length.
+        let found_bytes = (&file).seek(SeekFrom::End(0));
+        let found_bytes = found_bytes.map_err(|error| RamError::host("size up the memory file", error))?;
+        if found_bytes != size_bytes {
+            return Err(RamError::FileSize { wanted_bytes: size_bytes, found_bytes });
+        }
+        Self::over(size_bytes, Backing::FilePrivate, Some(file))
+    }
+
+    fn over(size_bytes: u64, backing: Backing, file: Option<File>) -> Result<Self, RamError> {
         let too_large = |_| RamError::host("address memory of that size", io::ErrorKind::OutOfMemory.into());
         let size = usize::try_from(size_bytes).map_err(too_large)?;
         let base = reserve_aligned(size)?;
-        let mapping = Self { base, size, backing, memfd, watchers: Watchers::default() };
+        let mapping = Self { base, size, backing, file, watchers: Watchers::default() };
         mapping.map_over_reservation()?;
         mapping.advise()?;
         Ok(mapping)
@@ -66,7 +78,7 @@ impl Mapping {
     }
 
     pub(super) fn memfd(&self) -> Option<BorrowedFd<'_>> {
-        self.memfd.as_ref().map(AsFd::as_fd)
+        self.file.as_ref().filter(|_| self.backing.has_page_cache()).map(AsFd::as_fd)
     }
 
     /// `count` bytes at `offset`; `None` where they do not lie in the mapping.
@@ -83,8 +95,8 @@ impl Mapping {
         Some(unsafe { VolatileSlice::new(start, count) })
     }
 
-    /// `MADV_REMOVE` where what the guest wrote is in a memfd, whose page cache would keep the content; else
-    /// `MADV_DONTNEED`.
+    /// `MADV_REMOVE` where what the guest wrote is in a memfd, whose page cache would keep the content; zero pages in
+    /// place of a saved file's, which would show again; else `MADV_DONTNEED`.
     pub(super) fn discard(&self, range: PageRange) -> io::Result<()> {
         let (offset, len) = self.locate(range)?;
         if range.is_empty() {
@@ -95,9 +107,17 @@ impl Mapping {
         watchers.iter().for_each(|watcher| watcher.before_discard(range));
         // SAFETY: the offset is inside the mapping, as just checked.
         let start = unsafe { self.base.as_ptr().add(offset) };
-        // SAFETY: the range is part of this mapping, whose content is volatile to all who read it.
-        let result = unsafe { libc::madvise(start.cast(), len, advice) };
-        let answer = if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+        let is_done = if self.backing == Backing::FilePrivate {
+            let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+            let prot = libc::PROT_READ | libc::PROT_WRITE;
+            // SAFETY: the range is part of this mapping, whose content is volatile to all who read it.
+            let mapped = unsafe { libc::mmap(start.cast(), len, prot, flags, -1, 0) };
+            mapped != libc::MAP_FAILED
+        } else {
+            // SAFETY: the range is part of this mapping, whose content is volatile to all who read it.
+            unsafe { libc::madvise(start.cast(), len, advice) == 0 }
+        };
+        let answer = if is_done { Ok(()) } else { Err(io::Error::last_os_error()) };
         watchers.iter().for_each(|watcher| watcher.after_discard(range));
         answer
     }
@@ -125,7 +145,7 @@ impl Mapping {
             let what = format!("{range} are not {buffer_bytes} bytes: give a buffer of their length");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
-        self.memfd.as_ref().ok_or_else(|| {
+        self.file.as_ref().filter(|_| self.backing.has_page_cache()).ok_or_else(|| {
             let what = "this guest memory has no page cache: back it with a memfd";
             io::Error::new(io::ErrorKind::Unsupported, what)
         })
@@ -158,7 +178,7 @@ impl Mapping {
         // hugetlb is reserved on purpose: a page missing from the pool would be a SIGBUS in the running guest.
         let kind = match self.backing {
             Backing::Anonymous { .. } => libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-            Backing::Memfd { .. } | Backing::MemfdPrivate => libc::MAP_NORESERVE,
+            Backing::Memfd { .. } | Backing::MemfdPrivate | Backing::FilePrivate => libc::MAP_NORESERVE,
             Backing::Hugetlb2M => libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | libc::MAP_HUGE_2MB,
             Backing::HugetlbMemfd { .. } => 0,
         };
@@ -166,7 +186,7 @@ impl Mapping {
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: MAP_FIXED replaces exactly the reservation `self` owns; nothing else lives there.
         let mapped =
-            unsafe { libc::mmap(self.base.as_ptr().cast(), self.size, prot, flags, self.memfd_raw(), 0) };
+            unsafe { libc::mmap(self.base.as_ptr().cast(), self.size, prot, flags, self.file_raw(), 0) };
         if mapped != libc::MAP_FAILED {
             return Ok(());
         }
@@ -177,8 +197,8 @@ impl Mapping {
         Err(RamError::host("map memory", error))
     }
 
-    fn memfd_raw(&self) -> RawFd {
-        self.memfd.as_ref().map_or(-1, AsRawFd::as_raw_fd)
+    fn file_raw(&self) -> RawFd {
+        self.file.as_ref().map_or(-1, AsRawFd::as_raw_fd)
     }
 
     fn advise(&self) -> Result<(), RamError> {

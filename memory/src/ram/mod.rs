@@ -81,6 +81,19 @@ impl GuestRam {
         Ok(Self::over(ranges, mapping))
     }
 
+    /// Maps RAM for `ranges` over a saved memory file, which is as large as all ranges together. What the guest writes is
+    /// its own, and the file never changes by it. Who truncates the file takes pages from the guest: touching one is a
+    /// SIGBUS then.
+    ///
+    /// # Errors
+    ///
+    /// As of [`new`](Self::new), and [`RamError::FileSize`].
+    pub fn over_file(ranges: &[RamRange], file: File) -> Result<Self, RamError> {
+        let size_bytes = check_layout(ranges, PageSize::Base4K)?;
+        Self::check_host(size_bytes >> 20)?;
+        Ok(Self::over(ranges, Mapping::over_file(size_bytes, file)?))
+    }
+
     fn over(ranges: &[RamRange], mapping: Mapping) -> Self {
         let mapping = Arc::new(mapping);
         let mut file_offset = 0;

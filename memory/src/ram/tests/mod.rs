@@ -1,4 +1,5 @@
 mod discard;
+mod file;
 mod memfd;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryRegion, MemoryRegionAddress, Permissions};
