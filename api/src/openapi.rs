@@ -5,7 +5,7 @@
 use crate::FIRECRACKER_VERSION;
 use crate::types::{
     ActionBody, BootSource, Drive, DrivePatch, Entropy, FaultBody, InstanceInfo, Logger, MachineConfig,
-    MachineConfigPatch, Metrics, Serial, Version, VmBody, VmConfig,
+    MachineConfigPatch, Metrics, Serial, SnapshotCreate, SnapshotLoad, Version, VmBody, VmConfig,
 };
 use std::borrow::Cow;
 use utoipa::ToSchema;
@@ -120,6 +120,18 @@ const OPERATIONS: &[Operation] = &[
         "putMetrics",
         "Say where the metrics are written; once, before boot.",
         shape::<Metrics>(),
+    ),
+    put(
+        "/snapshot/create",
+        "createSnapshot",
+        "Save the machine to files; paused, or live while it goes on.",
+        shape::<SnapshotCreate>(),
+    ),
+    put(
+        "/snapshot/load",
+        "loadSnapshot",
+        "Go on from the files of a machine; before anything else is configured.",
+        shape::<SnapshotLoad>(),
     ),
     get(
         "/metrics/prometheus",
@@ -281,6 +293,9 @@ mod tests {
             "Logger",
             "SerialDevice",
             "EntropyDevice",
+            "SnapshotCreateParams",
+            "SnapshotLoadParams",
+            "MemoryBackend",
         ] {
             let schema = &document["components"]["schemas"][name];
             assert_eq!(schema["additionalProperties"], Value::Bool(false), "{name}: {schema}");

@@ -5,11 +5,11 @@
 use crate::Fault;
 use crate::types::{
     Action, ActionBody, BootSource, Drive, DrivePatch, Entropy, Invalid, Logger, MachineConfig,
-    MachineConfigPatch, Metrics, Serial, VmBody, VmState, check_resource_id,
+    MachineConfigPatch, Metrics, Serial, SnapshotCreate, SnapshotLoad, VmBody, VmState, check_resource_id,
 };
 use hyper::Method;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
 
 /// One operation of the contract, with its parameters.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,6 +46,10 @@ pub enum Request {
     PutAction(Action),
     /// `PATCH /vm`
     PatchVm(VmState),
+    /// `PUT /snapshot/create`
+    CreateSnapshot(SnapshotCreate),
+    /// `PUT /snapshot/load`
+    LoadSnapshot(Box<SnapshotLoad>),
 }
 
 /// A request, and whether it used something the contract is about to drop.
@@ -126,6 +130,8 @@ impl Request {
     fn parse_put(segments: &Segments<'_>, body: &[u8]) -> Result<Parsed, Fault> {
         let request = match (segments.first, segments.second) {
             ("drives", _) => Self::parse_put_drive(segments.id()?, body)?,
+            ("snapshot", Some("create")) => Self::CreateSnapshot(json(body)?),
+            ("snapshot", Some("load")) => return Self::parse_load_snapshot(body),
             (_, Some(_)) => return Err(segments.refuse(&Method::PUT)),
             ("machine-config", None) => return Self::parse_put_machine_config(body),
             ("actions", None) => Self::PutAction(json::<ActionBody>(body)?.action_type),
@@ -159,6 +165,13 @@ impl Request {
             return Err(empty(&Method::PATCH));
         }
         Ok(Parsed { deprecated: patch.cpu_template.is_some(), request: Self::PatchMachineConfig(patch) })
+    }
+
+    fn parse_load_snapshot(body: &[u8]) -> Result<Parsed, Fault> {
+        let load: SnapshotLoad = json(body)?;
+        // One of two fields is required, which is a matter of the body's shape to the contract.
+        load.backend().map_err(serde_json::Error::custom)?;
+        Ok(Parsed { deprecated: load.is_deprecated(), request: Self::LoadSnapshot(Box::new(load)) })
     }
 
     fn parse_put_drive(id: &str, body: &[u8]) -> Result<Self, Fault> {
@@ -195,6 +208,8 @@ impl Request {
             Self::PutLogger(body) => send(Method::PUT, "/logger", body),
             Self::PutMetrics(body) => send(Method::PUT, "/metrics", body),
             Self::PutAction(action) => send(Method::PUT, "/actions", &ActionBody { action_type: *action }),
+            Self::CreateSnapshot(body) => send(Method::PUT, "/snapshot/create", body),
+            Self::LoadSnapshot(body) => send(Method::PUT, "/snapshot/load", body),
             Self::PatchVm(state) => send(Method::PATCH, "/vm", &VmBody { state: *state }),
         }
     }

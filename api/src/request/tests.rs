@@ -1,7 +1,10 @@
 //! The texts clients match on, row by row; and that rendering and parsing are inverses.
 
 use super::*;
-use crate::types::{CacheType, CpuTemplate, HugePages, IoEngine, LogLevel, RateLimiter, TokenBucket};
+use crate::types::{
+    CacheType, CpuTemplate, DriveOverride, HugePages, IoEngine, LazyOptions, LogLevel, MemBackend,
+    MemBackendType, RateLimiter, RestoredHugePages, SerialOverride, SnapshotType, TokenBucket,
+};
 use proptest::option;
 use proptest::prelude::*;
 
@@ -120,6 +123,92 @@ fn a_cpu_template_is_deprecated() {
     assert!(parse(&Method::PUT, "/machine-config", body).unwrap().deprecated);
     assert!(parse(&Method::PATCH, "/machine-config", r#"{"cpu_template": "None"}"#).unwrap().deprecated);
     assert!(!parse(&Method::PATCH, "/machine-config", r#"{"vcpu_count": 2}"#).unwrap().deprecated);
+}
+
+#[test]
+fn texts_about_snapshots() {
+    let load =
+        |rest: &str| refusal(&Method::PUT, "/snapshot/load", &format!(r#"{{"snapshot_path": "s"{rest}}}"#));
+    let start = "An error occurred when deserializing the json body of a request: ";
+    let backend = r#""mem_backend": {"backend_type": "File", "backend_path": "m"}"#;
+    for (rest, text) in [
+        (String::new(), "missing field: either `mem_backend` or `mem_file_path` is required."),
+        (
+            format!(r#", {backend}, "mem_file_path": "m""#),
+            "too many fields: either `mem_backend` or `mem_file_path` exclusively is required.",
+        ),
+        (
+            r#", "mem_backend": {"backend_type": "Tape", "backend_path": "m"}"#.to_owned(),
+            "unknown variant `Tape`",
+        ),
+        (format!(r#", {backend}, "resume": true"#), "unknown field `resume`"),
+        (r#", "mem_backend": {"backend_type": "File"}"#.to_owned(), "missing field `backend_path`"),
+    ] {
+        let refusal = load(&rest);
+        assert!(refusal.starts_with(&format!("{start}{text}")), "{rest}: {refusal}");
+    }
+    let create = |body: &str| refusal(&Method::PUT, "/snapshot/create", body);
+    assert!(create(r#"{"snapshot_path": "s"}"#).contains("missing field `mem_file_path`"));
+    assert!(
+        create(r#"{"snapshot_path": "s", "mem_file_path": "m", "version": "1"}"#).contains("unknown field")
+    );
+    let other = "Invalid request method and/or path: PUT snapshot.";
+    assert_eq!(refusal(&Method::PUT, "/snapshot", "{}"), other);
+    assert_eq!(refusal(&Method::PUT, "/snapshot/delete", "{}"), other);
+    assert_eq!(
+        refusal(&Method::PATCH, "/snapshot/create", "{}"),
+        "Invalid request method and/or path: PATCH snapshot."
+    );
+}
+
+#[test]
+fn former_names_of_a_load_are_deprecated_and_mean_the_same() {
+    let load = |rest: &str| {
+        let body = format!(r#"{{"snapshot_path": "s", {rest}}}"#);
+        let Parsed { request: Request::LoadSnapshot(load), deprecated } =
+            parse(&Method::PUT, "/snapshot/load", &body).unwrap()
+        else {
+            panic!("not a load")
+        };
+        (load, deprecated)
+    };
+    let (former, deprecated) = load(r#""mem_file_path": "m", "enable_diff_snapshots": true"#);
+    assert!(deprecated && former.tracks_dirty_pages());
+    let (now, deprecated) =
+        load(r#""mem_backend": {"backend_type": "File", "backend_path": "m"}, "track_dirty_pages": true"#);
+    assert!(!deprecated && now.tracks_dirty_pages());
+    assert_eq!(former.backend(), now.backend());
+}
+
+#[test]
+fn what_no_host_could_save_or_restore_is_refused() {
+    let create = |snapshot_path: &str, mem_file_path: &str| {
+        let (snapshot_path, mem_file_path) = (snapshot_path.to_owned(), mem_file_path.to_owned());
+        SnapshotCreate { snapshot_path, mem_file_path, ..SnapshotCreate::default() }.validate()
+    };
+    assert_eq!(create("", "m"), Err(Invalid::SnapshotPath));
+    assert_eq!(create("s", "s"), Err(Invalid::OneSnapshotFile));
+    assert_eq!(create("s", "m"), Ok(()));
+    let load = |rest: &str, kind: &str| {
+        let backend = format!(r#""mem_backend": {{"backend_type": "{kind}", "backend_path": "m"}}"#);
+        let body = format!(r#"{{"snapshot_path": "s", {backend} {rest}}}"#);
+        serde_json::from_str::<SnapshotLoad>(&body).unwrap().validate()
+    };
+    let (network, vsock, lazy) = (
+        r#", "network_overrides": [{"iface_id": "e", "host_dev_name": "t"}]"#,
+        r#", "vsock_override": {"uds_path": "v"}"#,
+        r#", "lazy": {"fill_mib_s": 5}"#,
+    );
+    assert_eq!(load(network, "File"), Err(Invalid::NetworkOverride));
+    assert_eq!(load(vsock, "File"), Err(Invalid::VsockOverride));
+    assert_eq!(load(lazy, "Uffd"), Err(Invalid::LazyOptions));
+    assert_eq!(load(lazy, "Lazy"), Ok(()));
+    let drive = |id: &str, path: &str| {
+        load(&format!(r#", "drive_overrides": [{{"drive_id": "{id}", "path_on_host": "{path}"}}]"#), "File")
+    };
+    assert_eq!(drive("a-b", "p"), Err(Invalid::IdCharacters));
+    assert_eq!(drive("a", ""), Err(Invalid::DrivePath));
+    assert_eq!(drive("a", "p"), Ok(()));
 }
 
 #[test]
@@ -248,6 +337,53 @@ fn metrics() -> impl Strategy<Value = Metrics> {
         .prop_map(|(metrics_path, emit_id, properties)| Metrics { metrics_path, emit_id, properties })
 }
 
+fn snapshot_create() -> impl Strategy<Value = SnapshotCreate> {
+    (any::<bool>(), ".*", ".*", any::<bool>()).prop_map(|(is_diff, snapshot_path, mem_file_path, live)| {
+        let snapshot_type = if is_diff { SnapshotType::Diff } else { SnapshotType::Full };
+        SnapshotCreate { snapshot_type, snapshot_path, mem_file_path, live }
+    })
+}
+
+fn backend_and_pages() -> impl Strategy<Value = (MemBackendType, RestoredHugePages)> {
+    prop_oneof![
+        Just((MemBackendType::File, RestoredHugePages::Snapshot)),
+        Just((MemBackendType::Uffd, RestoredHugePages::Hugetlb2M)),
+        Just((MemBackendType::Lazy, RestoredHugePages::Transparent)),
+    ]
+}
+
+fn snapshot_load() -> impl Strategy<Value = SnapshotLoad> {
+    let overrides = prop::collection::vec(
+        (id(), ".+").prop_map(|(drive_id, path_on_host)| DriveOverride { drive_id, path_on_host }),
+        0..3,
+    );
+    let serial = option::of(option::of(".*").prop_map(|serial_out_path| SerialOverride { serial_out_path }));
+    let lazy = option::of((option::of(any::<u64>()), option::of(any::<bool>())));
+    (".*", ".*", any::<[bool; 5]>(), backend_and_pages(), overrides, serial, lazy).prop_map(
+        |(snapshot_path, path, flags, (backend_type, huge_pages), drive_overrides, serial_override, lazy)| {
+            let [is_former, track_dirty_pages, enable_diff_snapshots, resume_vm, clock_realtime] = flags;
+            let (mem_backend, mem_file_path) = match is_former {
+                true => (None, Some(path)),
+                false => (Some(MemBackend { backend_type, backend_path: path }), None),
+            };
+            SnapshotLoad {
+                snapshot_path,
+                mem_backend,
+                mem_file_path,
+                track_dirty_pages,
+                enable_diff_snapshots,
+                resume_vm,
+                clock_realtime,
+                huge_pages,
+                drive_overrides,
+                serial_override,
+                lazy: lazy.map(|(fill_mib_s, working_set)| LazyOptions { fill_mib_s, working_set }),
+                ..SnapshotLoad::default()
+            }
+        },
+    )
+}
+
 fn request() -> impl Strategy<Value = Request> {
     prop_oneof![
         Just(Request::GetInstanceInfo),
@@ -271,6 +407,8 @@ fn request() -> impl Strategy<Value = Request> {
         Just(Request::PutAction(Action::SendCtrlAltDel)),
         Just(Request::PatchVm(VmState::Paused)),
         Just(Request::PatchVm(VmState::Resumed)),
+        snapshot_create().prop_map(Request::CreateSnapshot),
+        snapshot_load().prop_map(|load| Request::LoadSnapshot(Box::new(load))),
     ]
 }
 
@@ -285,7 +423,7 @@ proptest! {
     #[test]
     fn no_bytes_make_the_parser_panic(
         method in prop_oneof![Just(Method::GET), Just(Method::PUT), Just(Method::PATCH), Just(Method::POST)],
-        path in prop_oneof![".*", "/(drives|machine-config|vm|actions|logger|metrics|serial|entropy|boot-source)(/.*)?"],
+        path in prop_oneof![".*", "/(drives|machine-config|vm|actions|logger|metrics|serial|entropy|boot-source|snapshot)(/.*)?"],
         body in prop_oneof![
             prop::collection::vec(any::<u8>(), 0..256),
             ".*".prop_map(String::into_bytes),

@@ -14,6 +14,7 @@ mod logger;
 mod machine;
 mod metrics;
 mod serial;
+mod snapshot;
 mod vm_config;
 
 pub use action::{Action, ActionBody, VmBody, VmState};
@@ -27,6 +28,10 @@ pub use logger::{LogLevel, Logger};
 pub use machine::{CpuTemplate, HugePages, MachineConfig, MachineConfigPatch, VCPU_COUNT_MAX};
 pub use metrics::Metrics;
 pub use serial::Serial;
+pub use snapshot::{
+    DriveOverride, LazyOptions, MemBackend, MemBackendType, NetworkOverride, RestoredHugePages,
+    SerialOverride, SnapshotCreate, SnapshotLoad, SnapshotType, VsockOverride,
+};
 pub use vm_config::{ConfigError, NoList, NoObject, VmConfig};
 
 /// A body that is well-formed JSON of the right shape, but whose values the contract forbids.
@@ -63,4 +68,25 @@ pub enum Invalid {
     /// A kernel path of no characters.
     #[error("The kernel_image_path is empty: name an ELF kernel or a bzImage.")]
     KernelPath,
+    /// A snapshot in a file without a name.
+    #[error("A path of the snapshot is empty: name a state file and a memory file.")]
+    SnapshotPath,
+    /// Both parts of a snapshot in one file.
+    #[error("The snapshot_path and the mem_file_path are the same: name two files.")]
+    OneSnapshotFile,
+    /// Memory from two places.
+    #[error("too many fields: either `mem_backend` or `mem_file_path` exclusively is required")]
+    TwoMemBackends,
+    /// Memory from nowhere.
+    #[error("missing field: either `mem_backend` or `mem_file_path` is required")]
+    NoMemBackend,
+    /// Another interface for a device that cannot be.
+    #[error("Network devices are not supported yet: leave network_overrides out.")]
+    NetworkOverride,
+    /// Another socket for a device that cannot be.
+    #[error("The vsock device is not supported yet: leave vsock_override out.")]
+    VsockOverride,
+    /// How to serve what is served by others.
+    #[error("The field lazy is for a mem_backend of the type Lazy: leave it out, or change the type.")]
+    LazyOptions,
 }

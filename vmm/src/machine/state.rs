@@ -1,7 +1,7 @@
 //! The states of a VM, and what each admits. No I/O: the driver asks here first, and acts then.
 //!
 //! ```text
-//!   NotStarted ──start──▶ Running ──pause──▶ Paused
+//!   NotStarted ──start──▶ Running ──pause──▶ Paused      a load leads to either of the two
 //!                            ▲  │               │  │
 //!                            └──┼──resume───────┘  │
 //!                               └──▶ Failed ◀──────┘   a page of memory cannot be had
@@ -40,6 +40,12 @@ pub enum Refusal {
     /// It concerns a VM that is not there yet.
     #[error("The requested operation is not supported before starting the microVM.")]
     BeforeStart,
+    /// It saves a VM that runs.
+    #[error(
+        "Create snapshot error: save/restore unavailable while running: pause the microVM first, or ask for a live \
+         snapshot with `\"live\": true`"
+    )]
+    Running,
     /// It concerns a VM that cannot go on.
     #[error("The microVM has failed and cannot go on, end it: {cause}")]
     Failed {
@@ -55,6 +61,8 @@ enum When {
     AfterStart,
     /// After the start, as long as the guest can go on.
     Alive,
+    /// The same, while it stands still.
+    Still,
     Always,
 }
 
@@ -73,11 +81,14 @@ fn when(request: &Request) -> When {
         | Request::PutSerial(_)
         | Request::PutLogger(_)
         | Request::PutMetrics(_)
-        | Request::PutAction(Action::InstanceStart) => When::BeforeStart,
+        | Request::PutAction(Action::InstanceStart)
+        | Request::LoadSnapshot(_) => When::BeforeStart,
+        Request::CreateSnapshot(create) if !create.live => When::Still,
         Request::PatchVm(RequestedState::Paused) | Request::PutAction(Action::FlushMetrics) => {
             When::AfterStart
         }
         Request::PatchDrive(_)
+        | Request::CreateSnapshot(_)
         | Request::PatchVm(RequestedState::Resumed)
         | Request::PutAction(Action::SendCtrlAltDel) => When::Alive,
     }
@@ -94,8 +105,11 @@ impl VmState {
             (When::BeforeStart, Self::Running | Self::Paused | Self::Failed { .. }) => {
                 Err(Refusal::AfterStart)
             }
-            (When::AfterStart | When::Alive, Self::NotStarted) => Err(Refusal::BeforeStart),
-            (When::Alive, Self::Failed { cause }) => Err(Refusal::Failed { cause: Arc::clone(cause) }),
+            (When::AfterStart | When::Alive | When::Still, Self::NotStarted) => Err(Refusal::BeforeStart),
+            (When::Alive | When::Still, Self::Failed { cause }) => {
+                Err(Refusal::Failed { cause: Arc::clone(cause) })
+            }
+            (When::Still, Self::Running) => Err(Refusal::Running),
             _ => Ok(()),
         }
     }
@@ -105,6 +119,8 @@ impl VmState {
     pub fn after(&self, request: &Request) -> Self {
         match (self, request) {
             (Self::NotStarted, Request::PutAction(Action::InstanceStart)) => Self::Running,
+            (Self::NotStarted, Request::LoadSnapshot(load)) if load.resume_vm => Self::Running,
+            (Self::NotStarted, Request::LoadSnapshot(_)) => Self::Paused,
             (Self::Running | Self::Paused, Request::PatchVm(RequestedState::Paused)) => Self::Paused,
             (Self::Running | Self::Paused, Request::PatchVm(RequestedState::Resumed)) => Self::Running,
             (state, _) => state.clone(),
@@ -175,7 +191,7 @@ impl From<&VmState> for InstanceState {
 
 #[cfg(test)]
 mod tests {
-    use api::types::{BootSource, Drive, DrivePatch, MachineConfig};
+    use api::types::{BootSource, Drive, DrivePatch, MachineConfig, SnapshotCreate, SnapshotLoad};
 
     use super::*;
 
@@ -234,6 +250,36 @@ mod tests {
             assert_eq!(state.admit(request), Ok(()));
             state = state.after(request);
             assert_eq!(state, expected);
+        }
+    }
+
+    #[test]
+    fn what_stands_still_is_saved_and_live_what_runs_too() {
+        let create = |live| Request::CreateSnapshot(SnapshotCreate { live, ..SnapshotCreate::default() });
+        for (state, offline, live) in [
+            (VmState::NotStarted, Err(Refusal::BeforeStart), Err(Refusal::BeforeStart)),
+            (VmState::Running, Err(Refusal::Running), Ok(())),
+            (VmState::Paused, Ok(()), Ok(())),
+        ] {
+            assert_eq!(state.admit(&create(false)), offline);
+            assert_eq!(state.admit(&create(true)), live);
+            assert_eq!(state.after(&create(true)), state);
+        }
+        assert!(matches!(failed().admit(&create(true)), Err(Refusal::Failed { .. })));
+        let text = Refusal::Running.to_string();
+        assert!(text.contains("save/restore unavailable while running"), "clients match on it: {text}");
+    }
+
+    #[test]
+    fn what_is_loaded_stands_still_or_runs() {
+        let load = |resume_vm| {
+            Request::LoadSnapshot(Box::new(SnapshotLoad { resume_vm, ..SnapshotLoad::default() }))
+        };
+        assert_eq!(VmState::NotStarted.admit(&load(true)), Ok(()));
+        assert_eq!(VmState::NotStarted.after(&load(true)), VmState::Running);
+        assert_eq!(VmState::NotStarted.after(&load(false)), VmState::Paused);
+        for state in [VmState::Running, VmState::Paused, failed()] {
+            assert_eq!(state.admit(&load(true)), Err(Refusal::AfterStart));
         }
     }
 

@@ -1,5 +1,6 @@
 //! What can be written after `faultless ctl`.
 
+use super::snapshot::SnapshotCommand;
 use crate::cli::size::parse_mib;
 use crate::types::{CacheType, HugePages, IoEngine, LogLevel, RateLimiter, TokenBucket};
 use clap::{Args, Subcommand, ValueEnum};
@@ -105,6 +106,9 @@ pub enum ApiOperation {
     Pause,
     /// Let a paused machine go on.
     Resume,
+    /// Save the machine to files, or go on from files.
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
 }
 
 /// vCPUs and memory.

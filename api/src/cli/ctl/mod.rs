@@ -5,9 +5,11 @@
 
 mod arguments;
 mod request;
+mod snapshot;
 mod table;
 
 pub use arguments::{ApiOperation, CtlArgs, Operation};
+pub use snapshot::SnapshotCommand;
 
 use crate::client::{Client, ClientError, Response};
 use serde_json::Value;

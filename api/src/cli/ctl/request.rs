@@ -35,6 +35,7 @@ impl ApiOperation {
             Self::FlushMetrics => Request::PutAction(Action::FlushMetrics),
             Self::Pause => Request::PatchVm(VmState::Paused),
             Self::Resume => Request::PatchVm(VmState::Resumed),
+            Self::Snapshot(command) => command.request(),
         }
     }
 }

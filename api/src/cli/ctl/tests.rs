@@ -129,3 +129,30 @@ fn every_operation_asks_for_something_the_server_accepts() {
     assert_eq!(ctl(&["ctrl-alt-del"]).0.len(), 1);
     assert_eq!(ctl(&["flush-metrics"]).0.len(), 1);
 }
+
+#[test]
+fn a_snapshot_is_created_and_loaded_with_what_was_written() {
+    use crate::types::{MemBackendType, SnapshotCreate, SnapshotType};
+    let (asked, _, result) = ctl(&["snapshot", "create", "s", "m", "--diff", "--live"]);
+    assert!(result.is_ok());
+    let (snapshot_path, mem_file_path) = ("s".to_owned(), "m".to_owned());
+    let expected =
+        SnapshotCreate { snapshot_type: SnapshotType::Diff, snapshot_path, mem_file_path, live: true };
+    assert_eq!(asked, [Request::CreateSnapshot(expected)]);
+    let load = |words: &[&str]| {
+        let (asked, ..) = ctl(&[&["snapshot", "load", "s", "m"], words].concat());
+        let [Request::LoadSnapshot(load)] = &asked[..] else { panic!("{asked:?}") };
+        load.clone()
+    };
+    let plain = load(&[]);
+    assert_eq!(plain.backend().unwrap().backend_type, MemBackendType::Lazy, "ours is the default");
+    assert!(plain.lazy.is_none() && !plain.resume_vm && plain.validate().is_ok());
+    let full = load(&["--resume", "--drive", "root=/d=1", "--fill-mib-s", "0", "--no-working-set"]);
+    assert!(full.resume_vm);
+    assert_eq!(full.drive_overrides[0].path_on_host, "/d=1");
+    let lazy = full.lazy.unwrap();
+    assert_eq!((lazy.fill_mib_s, lazy.working_set), (Some(0), Some(false)));
+    assert_eq!(load(&["--backend", "uffd"]).backend().unwrap().backend_type, MemBackendType::Uffd);
+    let words = ["faultless", "ctl", "snapshot", "load", "s", "m", "--drive", "root"].map(Into::into);
+    assert!(Invocation::parse(words).unwrap_err().text.contains("ID=PATH"));
+}
