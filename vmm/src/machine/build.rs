@@ -110,13 +110,14 @@ fn furnish(
     options: &Options,
     notifier: &Notifier,
 ) -> Result<Furnished, BuildError> {
-    let boot = resources.boot.as_mut().ok_or(BuildError::NoKernel)?;
+    let files = resources.boot.as_mut().and_then(|boot| boot.files.as_mut());
+    let files = files.ok_or(BuildError::NoKernel)?;
     let vm = create_vm(kvm)?;
     vm::map_ram(&vm, ram)?;
     platform::create(&vm)?;
     let processor = Processor::new(kvm, topology(&resources.machine))?;
-    let payload = Payload::load(ram, &mut boot.files.kernel, boot.files.initrd.as_mut(), command_line)?;
-    let devices = Devices::attach(&vm, ram, resources, options, notifier)?;
+    let payload = Payload::load(ram, &mut files.kernel, files.initrd.as_mut(), command_line)?;
+    let devices = Devices::attach(&vm, ram, resources, options, notifier, None)?;
     let vcpu_count = resources.machine.vcpu_count;
     let rsdp = acpi::write_tables(ram, vcpu_count, devices.virtio_count())?;
     payload.introduce(ram, rsdp)?;
@@ -153,8 +154,8 @@ fn topology(machine: &api::types::MachineConfig) -> ProcessorTopology {
 
 /// What the kernel is told.
 fn command_line(resources: &Resources) -> Result<Cmdline, BuildError> {
-    let boot = resources.boot.as_ref().ok_or(BuildError::NoKernel)?;
-    let mut command_line = boot.files.command_line.clone();
+    let files = resources.boot.as_ref().and_then(|boot| boot.files.as_ref());
+    let mut command_line = files.ok_or(BuildError::NoKernel)?.command_line.clone();
     if let Some(root) = resources.drives.iter().find(|drive| drive.config.is_root_device) {
         root_argument(&mut command_line, &root.config)?;
     }

@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex};
 
 use api::types::{
     BootSource, CpuTemplate, Drive, DrivePatch, Entropy, Invalid, Logger, MachineConfig, MachineConfigPatch,
-    Metrics, Serial, VmConfig,
+    Metrics, Serial, SerialOverride, SnapshotLoad, VmConfig,
 };
 use devices::metrics::BlockMetrics;
-use devices::virtio::block::{Block, BlockConfig, BlockError};
+use devices::virtio::block::{Block, BlockConfig, BlockError, BlockState};
 
 use super::device_config;
+use super::devices::DevicesState;
 
 use crate::arch::host::layout;
 use crate::boot::{BootError, BootFiles};
@@ -41,6 +42,17 @@ pub enum ConfigureError {
         "CPU templates are not supported: leave `cpu_template` out, and the guest sees what the host has"
     )]
     CpuTemplate,
+    /// A drive of a snapshot that is not where it was.
+    #[error("Drive config error: the drive `{drive_id}` of the snapshot: {source}")]
+    RestoredDrive {
+        /// Which.
+        drive_id: String,
+        /// What is wrong with it.
+        source: BlockError,
+    },
+    /// Another file for a drive that is not there.
+    #[error("Drive config error: the snapshot has no drive `{0}`: `faultless snapshot inspect` lists them")]
+    NoSuchDrive(String),
     /// More devices than there are interrupt lines.
     #[error("Drive config error: too many devices: a microVM has room for {}", layout::VIRTIO_DEVICES_MAX)]
     TooManyDevices,
@@ -50,8 +62,8 @@ pub enum ConfigureError {
 #[derive(Debug)]
 pub struct Boot {
     source: BootSource,
-    /// What the guest is started from.
-    pub files: BootFiles,
+    /// What the guest is started from; none of one that was started elsewhere.
+    pub files: Option<BootFiles>,
 }
 
 /// A drive and the file behind it.
@@ -79,6 +91,14 @@ impl ConfiguredDrive {
         let block = Block::new(&block_config, metrics.clone())?;
         Ok(Self { config, block: Arc::new(Mutex::new(block)), metrics })
     }
+
+    /// The drive that `state` was saved from, on the file that `config` names.
+    fn restore(config: Drive, state: &BlockState) -> Result<Self, BlockError> {
+        let metrics = BlockMetrics::default();
+        let path = config.path_on_host.as_deref().map_or_else(|| state.path.clone(), Into::into);
+        let block = Block::restore(&BlockState { path, ..state.clone() }, metrics.clone())?;
+        Ok(Self { config, block: Arc::new(Mutex::new(block)), metrics })
+    }
 }
 
 /// What a VM is to be made from.
@@ -88,6 +108,7 @@ pub struct Resources {
     pub boot: Option<Boot>,
     /// Processors and memory.
     pub machine: MachineConfig,
+    is_machine_set: bool,
     /// Drives in the order of their interrupt lines, the root first.
     pub drives: Vec<ConfiguredDrive>,
     /// The entropy device.
@@ -109,7 +130,7 @@ impl Resources {
     pub fn set_boot_source(&mut self, source: BootSource) -> Result<(), ConfigureError> {
         source.validate().map_err(ConfigureError::InvalidBoot)?;
         let files = BootFiles::open(&source)?;
-        self.boot = Some(Boot { source, files });
+        self.boot = Some(Boot { source, files: Some(files) });
         Ok(())
     }
 
@@ -121,6 +142,7 @@ impl Resources {
     pub fn set_machine(&mut self, machine: MachineConfig) -> Result<(), ConfigureError> {
         machine.validate().map_err(ConfigureError::InvalidMachine)?;
         self.machine = without_template(machine)?;
+        self.is_machine_set = true;
         Ok(())
     }
 
@@ -132,6 +154,7 @@ impl Resources {
     pub fn patch_machine(&mut self, patch: &MachineConfigPatch) -> Result<(), ConfigureError> {
         self.machine =
             without_template(self.machine.patched(patch).map_err(ConfigureError::InvalidMachine)?)?;
+        self.is_machine_set = true;
         Ok(())
     }
 
@@ -183,6 +206,45 @@ impl Resources {
         }
     }
 
+    /// What a snapshot was made of: its `config`, with the drives in the state of `devices`, and other files where
+    /// `load` names some.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigureError`] of a drive that cannot be had.
+    pub fn restored(
+        config: VmConfig,
+        devices: &DevicesState,
+        load: &SnapshotLoad,
+    ) -> Result<Self, ConfigureError> {
+        let is_there = |id: &str| config.drives.iter().any(|drive| drive.drive_id == id);
+        if let Some(stray) = load.drive_overrides.iter().find(|drive| !is_there(&drive.drive_id)) {
+            return Err(ConfigureError::NoSuchDrive(stray.drive_id.clone()));
+        }
+        let drives = config.drives.into_iter().map(|drive| restored_drive(drive, devices, load));
+        let serial = match &load.serial_override {
+            Some(SerialOverride { serial_out_path }) => {
+                let serial_out_path = serial_out_path.clone();
+                Some(Serial { serial_out_path, ..config.serial.unwrap_or_default() })
+            }
+            None => config.serial,
+        };
+        Ok(Self {
+            boot: config.boot_source.map(|source| Boot { source, files: None }),
+            machine: config.machine_config.unwrap_or_default(),
+            drives: drives.collect::<Result<_, _>>()?,
+            entropy: config.entropy,
+            serial,
+            ..Self::default()
+        })
+    }
+
+    /// Whether anything was set that a snapshot brings with it.
+    #[must_use]
+    pub fn are_for_boot(&self) -> bool {
+        self.boot.is_some() || self.is_machine_set || !self.drives.is_empty() || self.entropy.is_some()
+    }
+
     /// All of it, as the contract tells it.
     #[must_use]
     pub fn to_config(&self) -> VmConfig {
@@ -201,6 +263,21 @@ impl Resources {
 
 /// One line is kept for the entropy device, whenever it is configured.
 const RESERVED_FOR_ENTROPY: usize = 1;
+
+/// A drive of a snapshot, on the file that `load` names for it, or on the one that it was on.
+fn restored_drive(
+    mut drive: Drive,
+    devices: &DevicesState,
+    load: &SnapshotLoad,
+) -> Result<ConfiguredDrive, ConfigureError> {
+    let id = drive.drive_id.clone();
+    let state = devices.drive(&id).ok_or_else(|| ConfigureError::NoSuchDrive(id.clone()))?;
+    if let Some(other) = load.drive_overrides.iter().find(|other| other.drive_id == id) {
+        drive.path_on_host = Some(other.path_on_host.clone());
+    }
+    ConfiguredDrive::restore(drive, state)
+        .map_err(|source| ConfigureError::RestoredDrive { drive_id: id, source })
+}
 
 fn without_template(machine: MachineConfig) -> Result<MachineConfig, ConfigureError> {
     match machine.cpu_template {

@@ -16,7 +16,8 @@ use memory::GuestRam;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::console::serial_output;
-use super::{Console, DeviceError, Devices, Options};
+use super::saved::Saveable;
+use super::{Console, DeviceError, Devices, DevicesState, Options, Virtio};
 use crate::arch::host::{VirtioSlot, layout};
 use crate::machine::device_config;
 use crate::machine::message::{GuestEvent, Notifier};
@@ -24,21 +25,27 @@ use crate::machine::resources::Resources;
 use crate::vcpu::Buses;
 
 impl Devices {
-    /// Makes the devices that `resources` names and connects them to `vm`.
+    /// Makes the devices that `resources` names and connects them to `vm`: new ones, or, paused, those that were saved.
     ///
     /// # Errors
     ///
-    /// [`DeviceError`] of the first that cannot be made.
+    /// [`DeviceError`] of the first that cannot be made, or that is not the one that was saved.
     pub fn attach(
         vm: &VmFd,
         ram: &GuestRam,
         resources: &Resources,
         options: &Options,
         notifier: &Notifier,
+        saved: Option<&DevicesState>,
     ) -> Result<Self, DeviceError> {
+        let configured = resources.drives.len() + usize::from(resources.entropy.is_some());
+        if let Some(saved) = saved.map(|saved| saved.virtio.len()).filter(|saved| *saved != configured) {
+            return Err(DeviceError::Count { saved, configured });
+        }
         let mut builder = Builder {
             vm,
             ram,
+            saved,
             ports: Bus::new(),
             mmio: Bus::new(),
             virtio: Vec::new(),
@@ -47,7 +54,8 @@ impl Devices {
         };
         let mut drives = Vec::new();
         for drive in &resources.drives {
-            builder.virtio(Arc::clone(&drive.block))?;
+            let device = Saveable::Block(drive.config.drive_id.clone(), Arc::clone(&drive.block));
+            builder.virtio(Arc::clone(&drive.block), device)?;
             drives.push((drive.config.drive_id.clone(), Arc::clone(&drive.block), drive.metrics.clone()));
         }
         let entropy_metrics = resources.entropy.as_ref().map(|config| builder.entropy(config)).transpose()?;
@@ -87,9 +95,10 @@ impl Devices {
 struct Builder<'a> {
     vm: &'a VmFd,
     ram: &'a GuestRam,
+    saved: Option<&'a DevicesState>,
     ports: Bus,
     mmio: Bus,
-    virtio: Vec<Arc<Mutex<MmioTransport>>>,
+    virtio: Vec<Virtio>,
     /// Set when the guest ends itself.
     ended: Arc<AtomicBool>,
     event_loop: DeviceLoop,
@@ -97,14 +106,20 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     /// Puts a virtio device into the next slot: on the bus, into the loop, and its notifications and interrupt into KVM.
-    fn virtio<D>(&mut self, device: Arc<Mutex<D>>) -> Result<(), DeviceError>
+    fn virtio<D>(&mut self, device: Arc<Mutex<D>>, saveable: Saveable) -> Result<(), DeviceError>
     where
         D: VirtioDevice + event_manager::MutEventSubscriber + 'static,
     {
-        let slot = VirtioSlot::new(self.virtio.len());
+        let index = self.virtio.len();
+        let slot = VirtioSlot::new(index);
         let line = self.line(slot.gsi)?;
-        let transport = MmioTransport::new(Arc::clone(&device) as _, self.ram.clone(), line)
-            .map_err(|source| DeviceError::Host { step: "make a virtio device", source })?;
+        let (registers, ram) = (Arc::clone(&device) as _, self.ram.clone());
+        let transport = match self.saved.map(|saved| &saved.virtio[index].transport) {
+            Some(state) => MmioTransport::restore(registers, ram, line, state)
+                .map_err(|source| DeviceError::Restore { index, source })?,
+            None => MmioTransport::new(registers, ram, line)
+                .map_err(|source| DeviceError::Host { step: "make a virtio device", source })?,
+        };
         let register = IoEventAddress::Mmio(slot.base + MmioTransport::QUEUE_NOTIFY_OFFSET);
         for (index, event) in (0_u32..).zip(transport.notify_events()) {
             self.vm.register_ioevent(event, &register, index).map_err(|source| DeviceError::Kvm {
@@ -115,14 +130,20 @@ impl Builder<'_> {
         let transport = Arc::new(Mutex::new(transport));
         self.mmio.insert(slot.base, MmioTransport::LEN, Arc::clone(&transport) as _)?;
         self.event_loop.handle().add(device)?;
-        self.virtio.push(transport);
+        self.virtio.push(Virtio { transport, device: saveable });
         Ok(())
     }
 
     fn entropy(&mut self, config: &api::types::Entropy) -> Result<EntropyMetrics, DeviceError> {
         let metrics = EntropyMetrics::default();
-        let limiter = device_config::limiter(config.rate_limiter.as_ref());
-        self.virtio(Arc::new(Mutex::new(Entropy::new(&limiter, metrics.clone())?)))?;
+        let entropy = match self.saved.and_then(DevicesState::entropy) {
+            Some(state) => Entropy::restore(state, metrics.clone())?,
+            None => {
+                Entropy::new(&device_config::limiter(config.rate_limiter.as_ref()), metrics.clone())?
+            }
+        };
+        let entropy = Arc::new(Mutex::new(entropy));
+        self.virtio(Arc::clone(&entropy), Saveable::Entropy(entropy))?;
         Ok(metrics)
     }
 
@@ -135,7 +156,11 @@ impl Builder<'_> {
         let output = serial_output(config)?;
         let limit = config.and_then(|config| config.rate_limiter.as_ref()).map(device_config::bucket);
         let line = self.line(layout::SERIAL_GSI)?;
-        let serial = Arc::new(Mutex::new(Serial::new(line, Some(output), limit, metrics)?));
+        let serial = match self.saved.map(|saved| &saved.serial) {
+            Some(state) => Serial::restore(state, line, Some(output), metrics)?,
+            None => Serial::new(line, Some(output), limit, metrics)?,
+        };
+        let serial = Arc::new(Mutex::new(serial));
         let unusable = |source| DeviceError::Host { step: "use the console's input", source };
         if let Some(source) = console.input().map_err(unusable)? {
             let input = SerialInput::new(&serial, source).map_err(unusable)?;

@@ -7,6 +7,7 @@
 
 mod attach;
 mod console;
+mod saved;
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -19,12 +20,15 @@ use devices::legacy::{I8042, I8042Error, Serial, SerialError};
 use devices::metrics::{BlockMetrics, EntropyMetrics, I8042Metrics, UartMetrics};
 use devices::virtio::block::{Block, BlockError};
 use devices::virtio::rng::EntropyError;
+use devices::virtio::mmio::MmioRestoreError;
 use devices::virtio::{MmioTransport, StartError};
 
 use super::device_config;
 use crate::telemetry::metrics::MetricsRegistry;
 use crate::vcpu::Buses;
 pub use console::{Console, Options};
+use saved::Saveable;
+pub use saved::{DevicesState, VirtioDeviceState, VirtioState};
 
 /// Why a device could not be made, or did not do as it was told.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +65,22 @@ pub enum DeviceError {
     /// A device that could not go on after a pause.
     #[error("a virtio device cannot go on")]
     Start(#[from] StartError),
+    /// A device of a snapshot that is none, or is not the one that is there now.
+    #[error("virtio device {index} of the snapshot cannot go on")]
+    Restore {
+        /// Which, in the order of slots.
+        index: usize,
+        /// Why.
+        source: MmioRestoreError,
+    },
+    /// The snapshot has other virtio devices than its configuration names.
+    #[error("the snapshot has {saved} virtio devices and its configuration {configured}: it was not written by this program")]
+    Count {
+        /// How many are saved.
+        saved: usize,
+        /// How many are configured.
+        configured: usize,
+    },
     /// KVM refused to connect one.
     #[error("kvm refused to {step}")]
     Kvm {
@@ -82,7 +102,7 @@ pub enum DeviceError {
 /// All devices of a VM.
 pub struct Devices {
     buses: Buses,
-    virtio: Vec<Arc<Mutex<MmioTransport>>>,
+    virtio: Vec<Virtio>,
     drives: Vec<(String, Arc<Mutex<Block>>, BlockMetrics)>,
     entropy_metrics: Option<EntropyMetrics>,
     serial: Arc<Mutex<Serial>>,
@@ -91,6 +111,13 @@ pub struct Devices {
     keyboard_metrics: I8042Metrics,
     /// Last, so that what it serves is still there when it ends.
     event_loop: DeviceLoop,
+}
+
+/// A virtio device and its registers.
+#[derive(Debug)]
+struct Virtio {
+    transport: Arc<Mutex<MmioTransport>>,
+    device: Saveable,
 }
 
 impl Devices {
@@ -112,7 +139,7 @@ impl Devices {
     ///
     /// [`DeviceError::Loop`] where the devices' thread is stuck, for example with a disk that does not answer.
     pub fn pause(&mut self) -> Result<(), DeviceError> {
-        let transports = self.virtio.clone();
+        let transports = self.transports();
         Ok(self.on_loop(move || transports.iter().for_each(|transport| lock(transport).pause()))?)
     }
 
@@ -122,14 +149,14 @@ impl Devices {
     ///
     /// [`DeviceError::Start`] of the first that cannot go on, or [`DeviceError::Loop`].
     pub fn resume(&mut self) -> Result<(), DeviceError> {
-        let transports = self.virtio.clone();
+        let transports = self.transports();
         Ok(self.on_loop(move || transports.iter().try_for_each(|transport| lock(transport).resume()))??)
     }
 
     /// Starts every virtio device that was paused, once the devices' thread comes to it, without waiting for it: what
     /// is left to do when a pause has failed.
     pub fn release(&mut self) {
-        let transports = self.virtio.clone();
+        let transports = self.transports();
         let resume = move || {
             for transport in &transports {
                 if let Err(error) = lock(transport).resume() {
@@ -160,6 +187,10 @@ impl Devices {
                 .update_rate_limiter(&device_config::limiter(Some(limiter)))
                 .map_err(|source| DeviceError::Host { step: "set a rate limiter's timer", source })
         })?
+    }
+
+    fn transports(&self) -> Vec<Arc<Mutex<MmioTransport>>> {
+        self.virtio.iter().map(|virtio| Arc::clone(&virtio.transport)).collect()
     }
 
     /// Runs `work`, which may wait for files, where files are waited for: the driver itself waits only so long.
