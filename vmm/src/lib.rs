@@ -8,6 +8,7 @@
 //! | [`boot`] | files and command line a guest is started from |
 //! | [`kvm`] | the host's KVM |
 //! | [`service`] | from the API's thread to the driver |
+//! | [`snapshot`] | a machine as files |
 //! | [`process`] | the process as a VMM: sockets, signals, exit codes |
 //! | [`console`] | `faultless run`: a machine on this terminal |
 //! | [`doctor`] | `faultless doctor`: what this host can do |
@@ -24,6 +25,7 @@ pub mod machine;
 pub mod process;
 pub mod service;
 mod signals;
+pub mod snapshot;
 pub mod telemetry;
 mod terminal;
 pub mod vcpu;

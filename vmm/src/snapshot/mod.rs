@@ -1,0 +1,7 @@
+//! Snapshots: a machine as files, from which it can go on.
+//!
+//! | room | what it is for |
+//! |---|---|
+//! | [`file`] | the state file as a container, and how files come to their places whole or not at all |
+
+pub mod file;
