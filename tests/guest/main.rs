@@ -14,9 +14,11 @@
 //! | `touch MIB [STRIDE]` | reads a word of every STRIDEth page of so much RAM, and says how many TSC cycles that took |
 //! | `touch-write MIB [STRIDE]` | writes one |
 //! | `sample N` | writes N pages spread over all RAM and reads them back |
+//! | `work MIB [CYCLES]` | writes the last MIB of RAM round and round, checking every word, a page in so many cycles at least, until something is typed |
 //! | `tick` | counts aloud for ever, about fifty times a second |
 //! | `spin` | loops for ever without leaving the guest |
 //! | `echo` | prints what arrives on COM1, line by line, until a line `quit` |
+//! | `shell` | does what arrives on COM1, each line as if it were this command line, until a line `quit` |
 //! | `port80 N` | writes N times to port 0x80 and says how many TSC cycles that took |
 //! | `cpuid LEAF SUBLEAF` | says what CPUID answers |
 //! | `peek ADDR` | says the 32 bits at ADDR: RAM below 4 GiB, or a register |
@@ -43,6 +45,7 @@ mod disk;
 mod ram;
 mod serial;
 mod virtio;
+mod work;
 
 use boot::BootInfo;
 use disk::{Direction, Transfer};
@@ -66,12 +69,15 @@ const CYCLES_PER_TICK: u64 = 50_000_000;
 extern "C" fn guest_main(boot_info_address: u64, entry_kind: u64) -> ! {
     // SAFETY: entry.s passes on what the loader gave: the address of the structure that `entry_kind` names.
     let boot = unsafe { BootInfo::at(boot_info_address, entry_kind == 1) };
-    let mut words =
-        boot.command_line().split(|byte| *byte == b' ').filter(|word| !word.is_empty()).peekable();
-    while let Some(word) = words.next() {
-        run(word, &mut words, &boot);
-    }
+    run_line(boot.command_line(), &boot);
     leave(SLEEP_CONTROL_PORT, SLEEP_POWER_OFF)
+}
+
+fn run_line(line: &'static [u8], boot: &BootInfo) {
+    let mut words = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).peekable();
+    while let Some(word) = words.next() {
+        run(word, &mut words, boot);
+    }
 }
 
 /// What is left of the command line.
@@ -114,9 +120,11 @@ fn run(word: &[u8], words: &mut impl Words, boot: &BootInfo) {
         b"touch" => ram::touch(boot, words.number(), words.number_or(1), Access::Read),
         b"touch-write" => ram::touch(boot, words.number(), words.number_or(1), Access::Write),
         b"sample" => ram::sample(boot, words.number()),
+        b"work" => work::work(boot, words.number(), words.number_or(0)),
         b"tick" => tick(),
         b"spin" => spin(),
         b"echo" => echo(),
+        b"shell" => shell(boot),
         b"port80" => port80(words.number()),
         b"cpuid" => cpu::say_cpuid(words.number() as u32, words.number() as u32),
         b"peek" => ram::peek(words.number()),
@@ -166,6 +174,22 @@ fn echo() {
             return;
         }
         say!("echo {}", core::str::from_utf8(&line[..length]).unwrap_or("(not UTF-8)"));
+    }
+}
+
+fn shell(boot: &BootInfo) {
+    static mut LINE: [u8; 256] = [0; 256];
+    say!("shell");
+    loop {
+        // SAFETY: one processor, and a line is done with before the next is read.
+        let line: &'static mut [u8] = unsafe { &mut *(&raw mut LINE) };
+        let length = serial::read_line(line);
+        let line: &'static [u8] = &line[..length];
+        if line == b"quit" {
+            return;
+        }
+        run_line(line, boot);
+        say!("done");
     }
 }
 

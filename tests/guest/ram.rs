@@ -105,6 +105,12 @@ fn pages(boot: &BootInfo, mib: u64) -> impl Iterator<Item = u64> + '_ {
         .take((mib << 20 >> 12) as usize)
 }
 
+/// The addresses of the pages of the last `mib` MiB of RAM, as far as they are above 2 MiB.
+pub fn last_pages(boot: &BootInfo, mib: u64) -> impl Iterator<Item = u64> + '_ {
+    let all = pages(boot, u64::MAX >> 20).count();
+    pages(boot, u64::MAX >> 20).skip(all.saturating_sub((mib << 20 >> 12) as usize))
+}
+
 /// Maps RAM above 4 GiB, as far as the page directories for it reach (64 GiB).
 fn map_up_to(end: u64) {
     let entries = end.saturating_sub(IDENTITY_MAPPED).div_ceil(LARGE_PAGE_BYTES);
@@ -130,14 +136,14 @@ fn words(page: u64, seed: u64) -> impl Iterator<Item = (*mut u64, u64)> {
     })
 }
 
-fn write_page(page: u64, seed: u64) {
+pub fn write_page(page: u64, seed: u64) {
     for (address, word) in words(page, seed) {
         // SAFETY: the map says that there is RAM, `map_up_to` mapped it, and nothing of the guest is above 2 MiB.
         unsafe { address.write_volatile(word) };
     }
 }
 
-fn page_matches(page: u64, seed: u64) -> bool {
+pub fn page_matches(page: u64, seed: u64) -> bool {
     // SAFETY: as in `write_page`.
     words(page, seed).all(|(address, word)| unsafe { address.read_volatile() } == word)
 }

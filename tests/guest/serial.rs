@@ -36,6 +36,11 @@ pub fn print_line(arguments: fmt::Arguments) {
     let _ = Com1.write_fmt(format_args!("guest: {arguments}\n"));
 }
 
+/// Whether something was typed that was not read.
+pub fn has_input() -> bool {
+    in8(LINE_STATUS) & DATA_READY != 0
+}
+
 /// Reads up to the next end of line, which is not part of the result; what does not fit is dropped.
 pub fn read_line(line: &mut [u8]) -> usize {
     let mut length = 0;

@@ -1,6 +1,8 @@
 //! From resources to a VM that has not run yet.
 
-use kvm_ioctls::{Kvm, VmFd};
+use std::sync::Arc;
+
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use linux_loader::cmdline::Cmdline;
 use memory::{GuestRam, RamError};
 
@@ -9,6 +11,7 @@ use super::memory::{Memory, MemoryError, MemoryPlan};
 use super::message::Notifier;
 use super::resources::Resources;
 use super::vm::{self, MemorySlotError, Vm};
+use crate::arch::host::state::{Extent, HostFacts, StateError, Unfit};
 use crate::arch::host::{
     Payload, PayloadError, Processor, ProcessorError, ProcessorTopology, acpi, layout, platform,
 };
@@ -62,6 +65,18 @@ pub enum BuildError {
     /// A vCPU's thread.
     #[error(transparent)]
     Vcpu(#[from] VcpuError),
+    /// State that KVM does not give or take.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A guest that was told of what this host does not have.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+    /// Memory that lies elsewhere than this program puts it.
+    #[error("the snapshot's memory lies where this program puts none: use the program that wrote it")]
+    OtherLayout,
+    /// A machine without processors.
+    #[error("a microVM needs a vCPU: set `vcpu_count`")]
+    NoVcpu,
 }
 
 /// Makes a VM from `resources`, its memory as `plan` says, its vCPUs at the kernel's entry and not running.
@@ -84,9 +99,9 @@ pub fn build(
     let ranges = layout::ram_ranges(machine.mem_size_mib << 20);
     let memory = Memory::new(plan, &ranges, machine.huge_pages, notifier)?;
     match furnish(resources, &command_line, &kvm, memory.ram(), options, notifier) {
-        Ok(Furnished { vcpus, vcpu_metrics, devices, vm }) => {
+        Ok(Furnished { vcpus, vcpu_metrics, devices, extent, host, vm }) => {
             memory.loaded();
-            Ok(Vm { vcpus, vcpu_metrics, devices, _vm: vm, memory })
+            Ok(Vm { vcpus, vcpu_metrics, devices, extent, host, vm, memory })
         }
         // Who writes to a page that is lost learns only that it cannot.
         Err(error) => Err(memory.awaited_failure().map_or(error, |cause| MemoryError::Failed(cause).into())),
@@ -98,6 +113,8 @@ struct Furnished {
     vcpus: Vcpus,
     vcpu_metrics: VcpuMetrics,
     devices: Devices,
+    extent: Arc<Extent>,
+    host: HostFacts,
     vm: VmFd,
 }
 
@@ -122,10 +139,11 @@ fn furnish(
     let rsdp = acpi::write_tables(ram, vcpu_count, devices.virtio_count())?;
     payload.introduce(ram, rsdp)?;
 
+    let extent = Extent::of(kvm, &vm)?;
+    let fds = (0..vcpu_count).map(|index| create_vcpu(&vm, index)).collect::<Result<Vec<_>, _>>()?;
+    let host = HostFacts::of(kvm, fds.first().ok_or(BuildError::NoVcpu)?, &extent)?;
     let vcpu_metrics = VcpuMetrics::default();
-    let vcpus = (0..vcpu_count).map(|index| {
-        let refused = |source| BuildError::Create { step: "create a vCPU", source };
-        let vcpu = vm.create_vcpu(index.into()).map_err(refused)?;
+    let vcpus = (0..).zip(fds).map(|(index, vcpu)| {
         processor.identify(&vcpu, index)?;
         if index == 0 {
             Processor::set_entry(&vcpu, ram, payload.entry())?;
@@ -134,10 +152,14 @@ fn furnish(
         Ok(Vcpu::spawn(index, vcpu, ways, vcpu_metrics.clone(), notifier.clone())?)
     });
     let vcpus = Vcpus(vcpus.collect::<Result<_, BuildError>>()?);
-    Ok(Furnished { vcpus, vcpu_metrics, devices, vm })
+    Ok(Furnished { vcpus, vcpu_metrics, devices, extent: Arc::new(extent), host, vm })
 }
 
-fn create_vm(kvm: &Kvm) -> Result<VmFd, BuildError> {
+pub(super) fn create_vcpu(vm: &VmFd, index: u8) -> Result<VcpuFd, BuildError> {
+    vm.create_vcpu(index.into()).map_err(|source| BuildError::Create { step: "create a vCPU", source })
+}
+
+pub(super) fn create_vm(kvm: &Kvm) -> Result<VmFd, BuildError> {
     let mut attempt = 1;
     loop {
         match kvm.create_vm() {

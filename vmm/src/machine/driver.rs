@@ -5,14 +5,16 @@
 //! |---|---|
 //! | `ending` | how a machine comes to its end |
 //! | `failure` | what is done when a guest cannot go on |
+//! | `snapshots` | saving to files, and going on from files |
 
 mod ending;
 mod failure;
+mod snapshots;
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use api::types::{Action, VmConfig, VmState as RequestedState};
+use api::types::{Action, Invalid, VmConfig, VmState as RequestedState};
 use api::{Fault, Reply, Request};
 
 use super::build::{self, BuildError};
@@ -23,10 +25,13 @@ use super::resources::{ConfigureError, Resources};
 use super::state::{Publication, Refusal, VmState};
 use super::vm::{Vm, VmError};
 use crate::error::chain;
+use crate::snapshot::save::SaveError;
+use crate::snapshot::saved::Parent;
 use crate::telemetry::log::{Log, LogError};
 use crate::telemetry::metrics::{MetricsError, MetricsRegistry};
 use crate::terminal::RawTerminal;
 pub use ending::Ending;
+pub use snapshots::RestoreError;
 
 /// How often metrics are written where nobody asks, as Firecracker's are.
 const METRICS_PERIOD: Duration = Duration::from_secs(60);
@@ -49,6 +54,18 @@ pub enum RequestError {
     /// A device did not.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// It saves or loads what cannot be.
+    #[error("{0}")]
+    Snapshot(Invalid),
+    /// The VM was not saved.
+    #[error("Create snapshot error: {0}")]
+    Save(#[from] SaveError),
+    /// A snapshot for a machine that is configured already.
+    #[error("Loading a microVM snapshot not allowed after configuring boot-specific resources.")]
+    Configured,
+    /// The VM cannot go on from its files.
+    #[error("Load snapshot error: {0}")]
+    Restore(#[from] RestoreError),
     /// The log.
     #[error("Logger error: {0}")]
     Log(#[from] LogError),
@@ -67,6 +84,10 @@ pub struct Driver {
     metrics: MetricsRegistry,
     resources: Resources,
     memory: MemoryPlan,
+    /// What a diff of the VM would be over: the snapshot that it was saved to, or loaded from, last.
+    lineage: Option<Parent>,
+    /// Whether a restore has failed, after which there is nothing more to do.
+    is_spent: bool,
     /// Whether a VM that has failed stays, for those who ask what has become of it.
     keeps_failed: bool,
     state: VmState,
@@ -98,6 +119,8 @@ impl Driver {
             metrics,
             resources: Resources::default(),
             memory: MemoryPlan::Fresh,
+            lineage: None,
+            is_spent: false,
             keeps_failed: false,
             state: VmState::NotStarted,
             publication: Publication::new(instance_id, VmState::NotStarted),
@@ -190,8 +213,12 @@ impl Driver {
             match self.inbox.recv_timeout(flush_at.saturating_duration_since(Instant::now())) {
                 Ok(Message::Request(request, answer)) => {
                     let reply = self.carry_out(*request).map_err(|error| Fault::bad_request(chain(&error)));
+                    let failure = reply.as_ref().err().map(|fault| fault.message.clone());
                     // A client that has gone does not read its answer.
                     let _ = answer.send(reply);
+                    if self.is_spent {
+                        return Ending::Failed(failure.unwrap_or_default());
+                    }
                 }
                 Ok(Message::Guest(event)) => {
                     if let Some(ending) = self.heed(event) {
@@ -228,6 +255,8 @@ impl Driver {
             Request::GetPrometheus => Reply::Prometheus(self.metrics.prometheus()),
             Request::PutAction(action) => self.act(action)?,
             Request::PatchVm(state) => self.set_running(state == RequestedState::Resumed)?,
+            Request::CreateSnapshot(create) => self.create_snapshot(&create)?,
+            Request::LoadSnapshot(load) => self.load_snapshot(&load)?,
             Request::PatchDrive(patch) => {
                 patch.validate().map_err(ConfigureError::InvalidDrive)?;
                 self.vm_mut().devices.patch_drive(&patch)?;

@@ -15,8 +15,10 @@
 
 mod watch;
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +44,15 @@ pub enum MemoryPlan {
     Fresh,
     /// Its pages come from a source when they are wanted. What the loader writes, it writes over that.
     Served(Box<ServedPlan>),
+    /// A saved memory file is mapped, and the kernel reads it as it is touched.
+    File(File),
+    /// Another process serves it, through a userfaultfd that it is handed.
+    Handed {
+        /// What the memory is made of.
+        backing: Backing,
+        /// Where the other process listens.
+        socket: PathBuf,
+    },
     /// It was served, in a start that failed.
     Spent,
 }
@@ -114,19 +125,19 @@ impl Memory {
         huge_pages: HugePages,
         notifier: &Notifier,
     ) -> Result<Self, MemoryError> {
+        // Fresh memory can be had again, where a start fails.
+        let plan = if matches!(plan, MemoryPlan::Fresh) { MemoryPlan::Fresh } else { std::mem::replace(plan, MemoryPlan::Spent) };
         match plan {
-            MemoryPlan::Fresh => {
-                let ram = GuestRam::new(ranges, backing(huge_pages))?;
-                Ok(Self { watch: None, engine: None, ram, failures: Counter::default() })
-            }
+            MemoryPlan::Fresh => Ok(Self::unserved(GuestRam::new(ranges, backing(huge_pages))?)),
+            MemoryPlan::File(file) => Ok(Self::unserved(GuestRam::over_file(ranges, file)?)),
+            MemoryPlan::Served(plan) => Self::serve(*plan, ranges, notifier),
             MemoryPlan::Spent => Err(MemoryError::Spent),
-            MemoryPlan::Served(_) => {
-                let MemoryPlan::Served(plan) = std::mem::replace(plan, MemoryPlan::Spent) else {
-                    unreachable!("it was matched")
-                };
-                Self::serve(*plan, ranges, notifier)
-            }
         }
+    }
+
+    /// Memory that the kernel alone serves.
+    fn unserved(ram: GuestRam) -> Self {
+        Self { watch: None, engine: None, ram, failures: Counter::default() }
     }
 
     fn serve(plan: ServedPlan, ranges: &[RamRange], notifier: &Notifier) -> Result<Self, MemoryError> {
@@ -148,6 +159,12 @@ impl Memory {
         if let Some(watch) = &self.watch {
             watch.driver_is_free();
         }
+    }
+
+    /// Whether all of it is there, or the kernel's to give: what it has no page of is zero.
+    #[must_use]
+    pub fn is_unserved(&self) -> bool {
+        self.engine.is_none()
     }
 
     /// The RAM.
@@ -201,7 +218,8 @@ pub fn guest_address(ram: &GuestRam, page: PageIndex) -> Option<GuestAddress> {
 }
 
 /// What fresh memory is made of. Nothing yet needs it to be shared with another process.
-fn backing(huge_pages: HugePages) -> Backing {
+#[must_use]
+pub fn backing(huge_pages: HugePages) -> Backing {
     match huge_pages {
         HugePages::None => Backing::Anonymous { transparent_huge_pages: false },
         HugePages::Transparent => Backing::Anonymous { transparent_huge_pages: true },

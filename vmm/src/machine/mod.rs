@@ -12,6 +12,8 @@
 //! | [`message`] | what the driver is told, and by whom |
 //! | [`resources`] | what is configured before a start |
 //! | [`build`] | from resources to a VM |
+//! | [`restore`] | from a snapshot to a VM |
+//! | [`saving`] | from a VM to a snapshot |
 //! | [`memory`] | how its RAM comes about, and who serves it |
 //! | [`vm`] | a VM that was built: pause, resume, stop |
 //! | [`devices`] | the VM's devices, made and connected |
@@ -24,5 +26,7 @@ pub mod driver;
 pub mod memory;
 pub mod message;
 pub mod resources;
+pub mod restore;
+mod saving;
 pub mod state;
 pub mod vm;

@@ -5,6 +5,7 @@
 //! - vCPUs stand still before devices do, and run again after them: a device that is stopped is notified by nobody.
 //! - Fields are dropped in the order in which they stand: vCPUs first, guest memory and who serves it last.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kvm_bindings::kvm_userspace_memory_region;
@@ -13,6 +14,7 @@ use memory::GuestRam;
 
 use super::devices::{DeviceError, Devices};
 use super::memory::Memory;
+use crate::arch::host::state::{Extent, HostFacts};
 use crate::telemetry::metrics::MetricsRegistry;
 use crate::vcpu::{VcpuError, VcpuMetrics, Vcpus};
 
@@ -44,7 +46,9 @@ pub struct Vm {
     pub(super) vcpu_metrics: VcpuMetrics,
     /// Its devices.
     pub devices: Devices,
-    pub(super) _vm: VmFd,
+    pub(super) extent: Arc<Extent>,
+    pub(super) host: HostFacts,
+    pub(super) vm: VmFd,
     /// Its memory.
     pub memory: Memory,
 }

@@ -1,0 +1,91 @@
+//! Saving a machine to files, and going on from files.
+
+use api::Reply;
+use api::types::{SnapshotCreate, SnapshotLoad, SnapshotType};
+use memory::image::{self, Selection, WriteOptions};
+
+use super::{Driver, RequestError};
+use crate::arch::host::state::ClockPolicy;
+use crate::machine::build::BuildError;
+use crate::machine::resources::{ConfigureError, Resources};
+use crate::machine::restore;
+use crate::snapshot::load::{LoadError, Loaded};
+use crate::snapshot::save::{self, Files, SaveError};
+
+/// Why a machine cannot go on from files. Nothing of it is left in the process then, which ends.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The files.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A device.
+    #[error("Failed to restore from snapshot: Failed to restore devices")]
+    Configure(#[from] ConfigureError),
+    /// The VM.
+    #[error("Failed to restore from snapshot")]
+    Build(#[from] BuildError),
+}
+
+impl Driver {
+    /// Saves the VM, which stands still.
+    pub(super) fn create_snapshot(&mut self, create: &SnapshotCreate) -> Result<Reply, RequestError> {
+        create.validate().map_err(RequestError::Snapshot)?;
+        self.save(create)?;
+        Ok(Reply::Empty)
+    }
+
+    fn save(&mut self, create: &SnapshotCreate) -> Result<(), SaveError> {
+        let files = Files::begin(create)?;
+        let vm = self.vm.as_mut().expect("a state after the start has a VM");
+        let taken = vm.take(&self.resources)?;
+        let ram = vm.memory.ram();
+        let selection = Selection::Full { unserved: vm.memory.is_unserved() };
+        let contents = image::write(ram, selection, files.memory(), &WriteOptions::default())?;
+        let lineage = files.finish(taken, &self.instance_id, &save::ranges(ram), contents, None)?;
+        tracing::info!(state = %lineage.state_path.display(), "the microVM is saved");
+        self.lineage = Some(lineage);
+        Ok(())
+    }
+
+    /// Goes on from files, where nothing was configured that they bring with them.
+    pub(super) fn load_snapshot(&mut self, load: &SnapshotLoad) -> Result<Reply, RequestError> {
+        load.validate().map_err(RequestError::Snapshot)?;
+        if self.resources.are_for_boot() {
+            return Err(RequestError::Configured);
+        }
+        match self.restore(load) {
+            Ok(()) => Ok(Reply::Empty),
+            Err(error) => {
+                // As with Firecracker: what is left of a restore that failed is not tried again.
+                self.is_spent = true;
+                Err(error)
+            }
+        }
+    }
+
+    fn restore(&mut self, load: &SnapshotLoad) -> Result<(), RequestError> {
+        let backend = load.backend().map_err(RequestError::Snapshot)?;
+        let loaded = Loaded::read(load.snapshot_path.as_ref(), backend.backend_path.as_ref())
+            .map_err(RestoreError::from)?;
+        let saved = &loaded.saved;
+        let restored = Resources::restored(saved.config.clone(), &saved.devices, load);
+        let mut resources = restored.map_err(RestoreError::from)?;
+        resources.logger = self.resources.logger.take();
+        resources.metrics = self.resources.metrics.take();
+        resources.machine.track_dirty_pages = load.tracks_dirty_pages();
+        let mut plan = loaded.memory_plan(load, &backend).map_err(RestoreError::from)?;
+        let clock = if load.clock_realtime { ClockPolicy::Realtime } else { ClockPolicy::Continue };
+        let mut vm = restore::restore(saved, &resources, &mut plan, &self.options, &self.notifier, clock)
+            .map_err(RestoreError::from)?;
+        if load.resume_vm {
+            vm.resume()?;
+        }
+        vm.register_metrics(&mut self.metrics);
+        self.vm = Some(vm);
+        self.resources = resources;
+        self.lineage = Some(loaded.parent);
+        self.take_terminal();
+        tracing::info!(state = load.snapshot_path, "the microVM is restored");
+        Ok(())
+    }
+}

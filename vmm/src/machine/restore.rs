@@ -1,0 +1,114 @@
+//! From a snapshot to a VM that stands still.
+//!
+//! ```text
+//!   KVM's VM and vCPUs ──▶ does this host have what the guest was told of? ──▶ memory ──▶ devices ──▶ state of vCPUs,
+//!                                  no: nothing has been touched                                       platform
+//! ```
+
+use std::sync::Arc;
+
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+
+use super::build::{BuildError, create_vcpu, create_vm};
+use super::devices::{Devices, Options};
+use super::memory::{Memory, MemoryError, MemoryPlan};
+use super::message::Notifier;
+use super::resources::Resources;
+use super::vm::{self, Vm};
+use crate::arch::host::state::{ClockPolicy, Extent, HostFacts};
+use crate::arch::host::{layout, platform};
+use crate::kvm;
+use crate::snapshot::saved::Saved;
+use crate::vcpu::{Vcpu, VcpuMetrics, Vcpus, Ways};
+
+/// A VM of KVM whose vCPUs have not run.
+struct Bare {
+    vm: VmFd,
+    vcpus: Vec<VcpuFd>,
+    extent: Arc<Extent>,
+    host: HostFacts,
+}
+
+impl Bare {
+    /// Makes it, for a guest that is checked to fit this host.
+    fn make(kvm: &Kvm, saved: &Saved) -> Result<Self, BuildError> {
+        let vm = create_vm(kvm)?;
+        platform::create(&vm)?;
+        let extent = Extent::of(kvm, &vm)?;
+        let vcpus: Vec<_> =
+            (0..).zip(&saved.vcpus).map(|(index, _)| create_vcpu(&vm, index)).collect::<Result<_, _>>()?;
+        let first = vcpus.first().ok_or(BuildError::OtherLayout)?;
+        let host = HostFacts::of(kvm, first, &extent)?;
+        saved.vcpus.iter().try_for_each(|vcpu| vcpu.check(&host))?;
+        Ok(Self { vm, vcpus, extent: Arc::new(extent), host })
+    }
+}
+
+/// Makes the VM that `saved` is of, from `resources` that were made from it, its memory as `plan` says. It stands still
+/// where it was saved.
+///
+/// # Errors
+///
+/// [`BuildError`]; nothing of the VM is left then, and memory that was to be served is spent.
+pub fn restore(
+    saved: &Saved,
+    resources: &Resources,
+    plan: &mut MemoryPlan,
+    options: &Options,
+    notifier: &Notifier,
+    clock: ClockPolicy,
+) -> Result<Vm, BuildError> {
+    let ranges = saved.memory.ranges();
+    if ranges != layout::ram_ranges(resources.machine.mem_size_mib << 20) {
+        return Err(BuildError::OtherLayout);
+    }
+    let kvm = kvm::open()?;
+    let bare = Bare::make(&kvm, saved)?;
+    let memory = Memory::new(plan, &ranges, resources.machine.huge_pages, notifier)?;
+    match furnish(bare, saved, resources, memory, options, notifier, clock) {
+        Ok(vm) => {
+            vm.memory.loaded();
+            Ok(vm)
+        }
+        Err((error, memory)) => {
+            // Who touches a page that is lost learns only that it cannot.
+            Err(memory.awaited_failure().map_or(error, |cause| MemoryError::Failed(cause).into()))
+        }
+    }
+}
+
+/// Puts the devices and all state into a VM that has memory. Gives the memory back where that fails.
+fn furnish(
+    bare: Bare,
+    saved: &Saved,
+    resources: &Resources,
+    memory: Memory,
+    options: &Options,
+    notifier: &Notifier,
+    clock: ClockPolicy,
+) -> Result<Vm, (BuildError, Memory)> {
+    let Bare { vm, vcpus, extent, host } = bare;
+    let made = || {
+        vm::map_ram(&vm, memory.ram())?;
+        let devices =
+            Devices::attach(&vm, memory.ram(), resources, options, notifier, Some(&saved.devices))?;
+        for (vcpu, state) in vcpus.iter().zip(&saved.vcpus) {
+            state.restore(vcpu, &extent)?;
+        }
+        saved.platform.restore(&vm, clock)?;
+        Ok(devices)
+    };
+    let devices: Devices = match made() {
+        Ok(devices) => devices,
+        Err(error) => return Err((error, memory)),
+    };
+    let vcpu_metrics = VcpuMetrics::default();
+    let threads = (0..).zip(vcpus).map(|(index, vcpu)| {
+        let ways = Ways { buses: devices.buses(), ram: memory.ram().clone() };
+        Vcpu::spawn(index, vcpu, ways, vcpu_metrics.clone(), notifier.clone())
+    });
+    match threads.collect::<Result<_, _>>() {
+        Ok(threads) => Ok(Vm { vcpus: Vcpus(threads), vcpu_metrics, devices, extent, host, vm, memory }),
+        Err(error) => Err((error.into(), memory)),
+    }
+}

@@ -1,0 +1,204 @@
+//! From two files to what a VM is made of.
+//!
+//! ```text
+//!   state file ──▶ Saved ──▶ checked against this host ─┬▶ Resources, DevicesState
+//!                                                       └▶ MemoryPlan: File, Uffd, or Lazy over a chain of files
+//! ```
+//!
+//! Everything that can be refused is, before anything of the guest runs.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+
+use api::types::{HugePages, LazyOptions, MemBackend, MemBackendType, RestoredHugePages, SnapshotLoad};
+use memory::fault::{self, FillOptions};
+use memory::image::{Contents, Stack, StackError};
+use memory::source::Reading;
+
+use super::file::{self, AsideError, FileError, SnapshotId};
+use super::saved::{DecodeError, Parent, Saved};
+use crate::machine::memory::{Foundation, MemoryPlan, ServedPlan, backing};
+
+/// How many files may lie over each other.
+const CHAIN_MAX: usize = 64;
+
+/// Why a snapshot cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The state file cannot be read.
+    #[error("Failed to get snapshot state from file: {0}")]
+    State(#[from] FileError),
+    /// It is not the state of a machine.
+    #[error("Failed to get snapshot state from file: {0}")]
+    Decode(#[from] DecodeError),
+    /// The memory file is looked for and cannot be.
+    #[error("Failed to get snapshot memory from file: {0}")]
+    Find(#[from] AsideError),
+    /// The memory file cannot be opened.
+    #[error("Failed to get snapshot memory from file: cannot open {}: {source}", path.display())]
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// The host's answer.
+        source: std::io::Error,
+    },
+    /// The memory files are not what the state says.
+    #[error("Failed to get snapshot memory from file: {0}")]
+    Stack(#[from] StackError),
+    /// A diff cannot be mapped alone.
+    #[error(
+        "the snapshot is a diff, which cannot be mapped without what is below it: load it with the backend type Lazy, \
+         or make it whole with `faultless snapshot rebase`"
+    )]
+    DiffFile,
+    /// Huge pages of a pool have no file.
+    #[error(
+        "Cannot restore hugetlbfs backed snapshot by mapping the memory file. Please use uffd, or the backend type Lazy."
+    )]
+    HugePagesFile,
+    /// What a diff is over is not there.
+    #[error(
+        "the snapshot is a diff over the snapshot {id}, of which no state file is at {}: bring that back, or name a \
+         full snapshot", path.display()
+    )]
+    NoParent {
+        /// The id of what is missing.
+        id: String,
+        /// Where it was.
+        path: PathBuf,
+    },
+    /// A diff that lies over itself.
+    #[error("the snapshot is a diff that lies over itself, at {}: it was tampered with, use another copy", path.display())]
+    Loop {
+        /// Where.
+        path: PathBuf,
+    },
+    /// Too many diffs.
+    #[error("the snapshot is a diff over {CHAIN_MAX} others and more: make it whole with `faultless snapshot rebase`")]
+    Deep,
+}
+
+/// A snapshot whose state was read.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The machine.
+    pub saved: Saved,
+    /// What a diff over it names.
+    pub parent: Parent,
+}
+
+impl Loaded {
+    /// Reads the state file at `path`, whose memory file is at `memory`.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`].
+    pub fn read(path: &Path, memory: &Path) -> Result<Self, LoadError> {
+        let saved = Saved::decode(&file::read(path)?)?;
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let parent =
+            Parent { id: saved.id.0, state_path: absolute(path), memory_path: absolute(memory) };
+        Ok(Self { saved, parent })
+    }
+
+    /// How the memory comes about.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] where a file is not there, or is not the snapshot's.
+    pub fn memory_plan(&self, load: &SnapshotLoad, backend: &MemBackend) -> Result<MemoryPlan, LoadError> {
+        let huge_pages = self.huge_pages(load.huge_pages);
+        let path = Path::new(&backend.backend_path);
+        match backend.backend_type {
+            MemBackendType::File => self.map(path, huge_pages),
+            MemBackendType::Uffd => {
+                Ok(MemoryPlan::Handed { backing: backing(huge_pages), socket: path.to_owned() })
+            }
+            MemBackendType::Lazy => self.serve(path, huge_pages, load.lazy.clone().unwrap_or_default()),
+        }
+    }
+
+    fn huge_pages(&self, wanted: RestoredHugePages) -> HugePages {
+        match wanted {
+            RestoredHugePages::Snapshot => {
+                self.saved.config.machine_config.as_ref().map(|machine| machine.huge_pages).unwrap_or_default()
+            }
+            RestoredHugePages::None => HugePages::None,
+            RestoredHugePages::Transparent => HugePages::Transparent,
+            RestoredHugePages::Hugetlb2M => HugePages::Hugetlb2M,
+        }
+    }
+
+    fn map(&self, path: &Path, huge_pages: HugePages) -> Result<MemoryPlan, LoadError> {
+        if huge_pages == HugePages::Hugetlb2M {
+            return Err(LoadError::HugePagesFile);
+        }
+        if self.saved.memory.parent.is_some() {
+            return Err(LoadError::DiffFile);
+        }
+        let path = file::memory_path(self.saved.id, path)?;
+        let file = File::open(&path).map_err(|source| LoadError::Open { path, source })?;
+        Ok(MemoryPlan::File(file))
+    }
+
+    fn serve(&self, path: &Path, huge_pages: HugePages, lazy: LazyOptions) -> Result<MemoryPlan, LoadError> {
+        let stack = Stack::open(self.chain(path)?)?;
+        let (source, reader) = (stack.reader(), stack.reader());
+        let rate_mib_s = lazy.fill_mib_s.map(|rate| u32::try_from(rate).unwrap_or(u32::MAX));
+        let fill = FillOptions {
+            everything: rate_mib_s != Some(0),
+            rate_mib_s: rate_mib_s.and_then(NonZeroU32::new),
+        };
+        Ok(MemoryPlan::Served(Box::new(ServedPlan {
+            foundation: Foundation::New(backing(huge_pages)),
+            source: Box::new(Reading::new(source)),
+            reader: Some(Box::new(reader)),
+            options: fault::Options { fill, ..fault::Options::default() },
+            started: None,
+        })))
+    }
+
+    /// The memory files, what is below first, and what each has.
+    fn chain(&self, path: &Path) -> Result<Vec<(PathBuf, Contents)>, LoadError> {
+        let mut files = vec![(file::memory_path(self.saved.id, path)?, self.saved.memory.contents.clone())];
+        let mut seen = HashSet::from([self.saved.id.0]);
+        let mut below = self.saved.memory.parent.clone();
+        // Moved together, they lie together.
+        let mut folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        while let Some(parent) = below {
+            if !seen.insert(parent.id) {
+                return Err(LoadError::Loop { path: parent.state_path });
+            }
+            if files.len() == CHAIN_MAX {
+                return Err(LoadError::Deep);
+            }
+            let (saved, memory) = find(&parent, &folder)?;
+            folder = memory.parent().unwrap_or(Path::new("")).to_owned();
+            files.push((memory, saved.memory.contents));
+            below = saved.memory.parent;
+        }
+        files.reverse();
+        Ok(files)
+    }
+}
+
+/// The snapshot that `parent` names: where it was, or beside the diff in `folder`.
+fn find(parent: &Parent, folder: &Path) -> Result<(Saved, PathBuf), LoadError> {
+    let id = SnapshotId(parent.id);
+    let beside = |path: &Path| path.file_name().map(|name| folder.join(name));
+    let places = [
+        Some((parent.state_path.clone(), parent.memory_path.clone())),
+        beside(&parent.state_path).zip(beside(&parent.memory_path)),
+    ];
+    for (state, memory) in places.into_iter().flatten() {
+        // What is at the place may be another snapshot by now.
+        if let Ok(file) = file::read(&state)
+            && file.header().id == id
+        {
+            return Ok((Saved::decode(&file)?, file::memory_path(id, &memory)?));
+        }
+    }
+    Err(LoadError::NoParent { id: id.to_string(), path: parent.state_path.clone() })
+}
