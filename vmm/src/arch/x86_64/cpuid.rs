@@ -44,6 +44,9 @@ const HYPER_THREADING: u32 = 1 << 28;
 const DTES64: u32 = 1 << 2;
 const PDCM: u32 = 1 << 15;
 const DEBUG_STORE: u32 = 1 << 21;
+/// Leaf 1, ECX, and leaf 0x8000_0001, ECX: a guest can be a host.
+const VMX: u32 = 1 << 5;
+const SVM: u32 = 1 << 2;
 /// Leaf 0x8000_0001, ECX: more of AMD's performance counters.
 const AMD_PERFCTR_CORE: u32 = 1 << 23;
 /// Leaf 0, EBX: `Auth` of AuthenticAMD and `Hygo` of HygonGenuine.
@@ -66,6 +69,7 @@ pub(super) fn specialize(
     for entry in entries.iter_mut() {
         specialize_entry(entry, topology, index, tsc_deadline);
         hide_counters(entry);
+        hide_nesting(entry);
         if is_amd {
             specialize_amd_entry(entry, topology, index);
         }
@@ -122,6 +126,16 @@ fn hide_counters(entry: &mut kvm_cpuid_entry2) {
         }
         0xa => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
         0x8000_0001 => set_bit(&mut entry.ecx, AMD_PERFCTR_CORE, false),
+        _ => {}
+    }
+}
+
+/// A VM is no host of others: their state is none that is saved.
+fn hide_nesting(entry: &mut kvm_cpuid_entry2) {
+    match entry.function {
+        0x1 => set_bit(&mut entry.ecx, VMX, false),
+        0x8000_0001 => set_bit(&mut entry.ecx, SVM, false),
+        0x8000_000a => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
         _ => {}
     }
 }
@@ -224,6 +238,18 @@ mod tests {
         assert_eq!(find(&entries, 1, 0).edx & HYPER_THREADING, 0);
         assert_eq!(find(&entries, 0xb, 1).ebx, 1);
         assert_eq!(find(&entries, 0xa, 0).eax, 0);
+    }
+
+    #[test]
+    fn a_guest_is_no_host() {
+        let mut entries = vec![
+            kvm_cpuid_entry2 { ecx: VMX | 1, ..entry(1, 0) },
+            kvm_cpuid_entry2 { ecx: SVM | 1, ..entry(0x8000_0001, 0) },
+            entry(0x8000_000a, 1),
+        ];
+        specialize(&mut entries, Topology { vcpu_count: 1, smt: false }, 0, false);
+        assert_eq!(entries[0].ecx, HYPERVISOR | 1);
+        assert_eq!((entries[1].ecx, entries[2].eax), (1, 0));
     }
 
     #[test]
