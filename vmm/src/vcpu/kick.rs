@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
+use crate::arch::host::state::{self, Extent, StateError, VcpuState};
 use crate::signals;
 
 /// Makes the kick's signal one that interrupts a system call and does nothing else. Once for a process.
@@ -42,13 +43,14 @@ impl Kickable {
         signals::inside_guest(|| self.fd.run())
     }
 
-    /// Tells a guest that has KVM's clock that it was stopped, so that its watchdogs do not take the time that passes
-    /// for a lock-up (Documentation/virt/kvm/api.rst, "KVM_KVMCLOCK_CTRL").
+    /// Tells the guest that it was stopped.
     pub(super) fn note_pause(&self) {
-        if let Err(error) = self.fd.kvmclock_ctrl() {
-            // EINVAL: the guest does not use that clock.
-            tracing::trace!(%error, "a guest was not told of its pause");
-        }
+        state::note_pause(&self.fd);
+    }
+
+    /// Reads everything KVM holds of it.
+    pub(super) fn save(&self, extent: &Extent) -> Result<VcpuState, StateError> {
+        VcpuState::save(&self.fd, extent)
     }
 
     /// Takes back a kick, before its cause is looked for.

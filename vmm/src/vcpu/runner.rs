@@ -6,7 +6,7 @@ use kvm_ioctls::VcpuExit;
 use memory::GuestRam;
 
 use super::kick::Kickable;
-use super::{Acknowledged, Buses, Command, Order, VcpuMetrics, exits, lost};
+use super::{Acknowledged, Answer, Buses, Command, Order, VcpuMetrics, exits, lost};
 use crate::machine::message::{GuestEvent, Notifier};
 use crate::signals;
 
@@ -20,6 +20,17 @@ pub(super) struct Runner {
     pub(super) notifier: Notifier,
     pub(super) inbox: Receiver<Command>,
     pub(super) outbox: Sender<Acknowledged>,
+    pub(super) stance: Stance,
+}
+
+/// Where the guest stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stance {
+    Running,
+    /// It has finished its last access, or has made none yet.
+    Paused,
+    /// It has said that it is at its end, in an access that is not finished.
+    Ended,
 }
 
 /// What the thread does next.
@@ -36,22 +47,45 @@ impl Runner {
         loop {
             next = match next {
                 Next::Enter => self.enter(),
-                Next::Wait => self.inbox.recv().map_or(Next::End, |command| self.obey(command)),
+                Next::Wait => self.wait(),
                 Next::End => return,
             }
         }
     }
 
+    /// Waits outside of the guest for a command. Who comes here from the guest without a pause does so at its end.
+    fn wait(&mut self) -> Next {
+        if self.stance == Stance::Running {
+            self.stance = Stance::Ended;
+        }
+        self.inbox.recv().map_or(Next::End, |command| self.obey(command))
+    }
+
     /// Acknowledges `command` and says what it leads to.
-    fn obey(&self, command: Command) -> Next {
+    fn obey(&mut self, command: Command) -> Next {
+        let answer = match &command.order {
+            Order::Save(extent) if self.stance == Stance::Paused => {
+                Answer::Saved(Box::new(self.fd.save(extent)))
+            }
+            Order::Save(_) => Answer::NotPaused,
+            Order::Pause | Order::Resume | Order::Stop => Answer::Done,
+        };
+        // One that has ended is not made whole by a pause.
+        self.stance = match &command.order {
+            Order::Pause if self.stance == Stance::Running => Stance::Paused,
+            Order::Resume => Stance::Running,
+            _ => self.stance,
+        };
         // The driver may have given up on the answer; then it is about to drop this vCPU.
-        let _ = self.outbox.send(Acknowledged(command.number));
+        let _ = self.outbox.send(Acknowledged { number: command.number, answer });
         match command.order {
             Order::Pause => {
                 self.fd.note_pause();
                 Next::Wait
             }
             Order::Resume => Next::Enter,
+            Order::Save(_) if self.stance == Stance::Running => Next::Enter,
+            Order::Save(_) => Next::Wait,
             Order::Stop => Next::End,
         }
     }

@@ -7,6 +7,7 @@
 //! | [`payload`] | the kernel's formats, and the boot protocol each of them wants |
 //! | [`acpi`] | the tables that tell a kernel of processors and devices |
 //! | [`processor`] | CPUID, model-specific registers and start values of each vCPU |
+//! | [`state`] | everything KVM holds of a VM, saved and restored |
 
 pub mod acpi;
 mod cpuid;
@@ -16,6 +17,7 @@ pub mod payload;
 pub mod platform;
 pub mod processor;
 mod segments;
+pub mod state;
 
 pub use acpi::VirtioSlot;
 pub use payload::{EntryPoint, Payload, PayloadError};

@@ -1,0 +1,35 @@
+//! When a vCPU can be saved, through its thread.
+
+use super::guest::{Machine, Peers};
+use super::round_trip::assert_whole;
+use crate::kvm;
+use crate::vcpu::VcpuError;
+
+#[test]
+fn one_that_runs_is_not_saved_and_runs_on() {
+    let kvm = kvm::open().unwrap();
+    let peers = Peers::new();
+    let mut machine = Machine::new(&kvm, &peers);
+    machine.vcpus.resume().unwrap();
+    let refused = machine.vcpus.save(&machine.extent);
+    assert!(matches!(refused, Err(VcpuError::NotPaused { index: 0 })), "{refused:?}");
+    machine.vcpus.pause().unwrap();
+    machine.vcpus.save(&machine.extent).unwrap();
+    machine.vcpus.resume().unwrap();
+    machine.vcpus.stop().unwrap();
+}
+
+/// Most pauses hit a guest that talks to devices most of its time, so most accesses are ended by the pause.
+#[test]
+fn a_pause_ends_the_last_access() {
+    let kvm = kvm::open().unwrap();
+    let peers = Peers::new();
+    let mut machine = Machine::new(&kvm, &peers);
+    for _ in 0..1000 {
+        machine.vcpus.resume().unwrap();
+        machine.vcpus.pause().unwrap();
+        let states = machine.vcpus.save(&machine.extent).unwrap();
+        states.iter().enumerate().for_each(|(index, state)| assert_whole(state, &peers, index));
+    }
+    machine.vcpus.stop().unwrap();
+}
