@@ -9,6 +9,7 @@
 mod console;
 mod counters;
 mod launch;
+pub mod snapshot;
 mod standstill;
 mod terminal;
 mod threads;
@@ -25,6 +26,7 @@ use tempfile::TempDir;
 use crate::guest::{Entry, bare_metal};
 use console::Console;
 pub use launch::Launch;
+pub use snapshot::SnapshotFiles;
 pub use terminal::Terminal;
 
 /// How long anything may take: enough for a slow lab on a busy machine.

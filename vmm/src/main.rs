@@ -10,6 +10,7 @@ fn main() -> ExitCode {
         Ok(Invocation::Vmm(args)) => vmm::process::main(&args),
         Ok(Invocation::Run(args)) => vmm::console::main(&args),
         Ok(Invocation::Ctl(args)) => control(&args),
+        Ok(Invocation::Snapshot(args)) => vmm::snapshot::files::main(&args),
         Ok(Invocation::Doctor(args)) => vmm::doctor::main(args.json),
         Err(exit) if exit.code == 0 => {
             print!("{}", exit.text);

@@ -4,6 +4,7 @@
 //!   faultless [Firecracker's flags]     the VMM, behind its API socket
 //!   faultless run --kernel K …          one machine on this terminal
 //!   faultless ctl …                     a client of a running VMM
+//!   faultless snapshot …                a snapshot's files: what is in them, whether they are whole
 //!   faultless doctor                    what this host can do
 //! ```
 //!
@@ -13,10 +14,13 @@ pub mod ctl;
 mod doctor;
 mod run;
 mod size;
+mod snapshot;
+pub mod table;
 mod vmm;
 
 pub use doctor::DoctorArgs;
 pub use run::{DiskArg, RunArgs};
+pub use snapshot::{SnapshotArgs, SnapshotOperation};
 pub use vmm::VmmArgs;
 
 use crate::FIRECRACKER_VERSION;
@@ -38,6 +42,8 @@ pub enum Invocation {
     Run(RunArgs),
     /// Talk to a running VMM.
     Ctl(CtlArgs),
+    /// Do something with a snapshot's files.
+    Snapshot(SnapshotArgs),
     /// Say what this host can do.
     Doctor(DoctorArgs),
 }
@@ -78,6 +84,8 @@ enum Command {
     Run(RunArgs),
     /// Talk to a running VMM.
     Ctl(CtlArgs),
+    /// Look at a snapshot's files, check them, or make one of many.
+    Snapshot(SnapshotArgs),
     /// Say what this host can do, and how to mend what it cannot.
     Doctor(DoctorArgs),
 }
@@ -97,6 +105,7 @@ impl Invocation {
             None => cli.vmm.supported().map(Self::Vmm).map_err(Exit::refusal),
             Some(Command::Run(args)) => Ok(Self::Run(args)),
             Some(Command::Ctl(args)) => Ok(Self::Ctl(args)),
+            Some(Command::Snapshot(args)) => Ok(Self::Snapshot(args)),
             Some(Command::Doctor(args)) => Ok(Self::Doctor(args)),
         }
     }

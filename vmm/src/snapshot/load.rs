@@ -144,7 +144,7 @@ impl Loaded {
     }
 
     fn serve(&self, path: &Path, huge_pages: HugePages, lazy: LazyOptions) -> Result<MemoryPlan, LoadError> {
-        let stack = Stack::open(self.chain(path)?)?;
+        let stack = Stack::open(chain(&self.saved, path)?)?;
         let (source, reader) = (stack.reader(), stack.reader());
         let rate_mib_s = lazy.fill_mib_s.map(|rate| u32::try_from(rate).unwrap_or(u32::MAX));
         let fill = FillOptions {
@@ -159,29 +159,33 @@ impl Loaded {
             started: None,
         })))
     }
+}
 
-    /// The memory files, what is below first, and what each has.
-    fn chain(&self, path: &Path) -> Result<Vec<(PathBuf, Contents)>, LoadError> {
-        let mut files = vec![(file::memory_path(self.saved.id, path)?, self.saved.memory.contents.clone())];
-        let mut seen = HashSet::from([self.saved.id.0]);
-        let mut below = self.saved.memory.parent.clone();
-        // Moved together, they lie together.
-        let mut folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        while let Some(parent) = below {
-            if !seen.insert(parent.id) {
-                return Err(LoadError::Loop { path: parent.state_path });
-            }
-            if files.len() == CHAIN_MAX {
-                return Err(LoadError::Deep);
-            }
-            let (saved, memory) = find(&parent, &folder)?;
-            folder = memory.parent().unwrap_or(Path::new("")).to_owned();
-            files.push((memory, saved.memory.contents));
-            below = saved.memory.parent;
+/// The memory files of `saved`, whose own is at `path`: what is below first, and what each has.
+///
+/// # Errors
+///
+/// [`LoadError`] where one that it lies over is not to be found.
+pub fn chain(saved: &Saved, path: &Path) -> Result<Vec<(PathBuf, Contents)>, LoadError> {
+    let mut files = vec![(file::memory_path(saved.id, path)?, saved.memory.contents.clone())];
+    let mut seen = HashSet::from([saved.id.0]);
+    let mut below = saved.memory.parent.clone();
+    // Moved together, they lie together.
+    let mut folder = path.parent().unwrap_or(Path::new("")).to_owned();
+    while let Some(parent) = below {
+        if !seen.insert(parent.id) {
+            return Err(LoadError::Loop { path: parent.state_path });
         }
-        files.reverse();
-        Ok(files)
+        if files.len() == CHAIN_MAX {
+            return Err(LoadError::Deep);
+        }
+        let (saved, memory) = find(&parent, &folder)?;
+        folder = memory.parent().unwrap_or(Path::new("")).to_owned();
+        files.push((memory, saved.memory.contents));
+        below = saved.memory.parent;
     }
+    files.reverse();
+    Ok(files)
 }
 
 /// The snapshot that `parent` names: where it was, or beside the diff in `folder`.

@@ -3,8 +3,13 @@
 //! | room | what it is for |
 //! |---|---|
 //! | [`file`] | the state file as a container, and how files come to their places whole or not at all |
+//! | [`saved`] | what is in it |
+//! | [`save`] | from a VM that stands still to files |
+//! | [`load`] | from files to what a VM is made of |
+//! | [`files`] | what one can do with the files without a VM |
 
 pub mod file;
+pub mod files;
 pub mod load;
 pub mod save;
 pub mod saved;

@@ -177,7 +177,7 @@ impl Saved {
         if bytes != machine.mem_size_mib.saturating_mul(1 << 20) {
             return Err(DecodeError::Contradiction("its memory is of another size than it is configured for"));
         }
-        if self.memory.contents.pages() != bytes >> 12 {
+        if self.memory.contents.pages().bytes() != bytes {
             return Err(DecodeError::Contradiction("its memory file is of another size than its memory"));
         }
         Ok(())

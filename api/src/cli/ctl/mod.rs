@@ -6,11 +6,11 @@
 mod arguments;
 mod request;
 mod snapshot;
-mod table;
 
 pub use arguments::{ApiOperation, CtlArgs, Operation};
 pub use snapshot::SnapshotCommand;
 
+use super::table;
 use crate::client::{Client, ClientError, Response};
 use serde_json::Value;
 use std::io::{self, Write};

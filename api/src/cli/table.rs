@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 /// One line per value, named by the way to it. Nulls and empty lists and objects are left out.
-pub(super) fn render(value: &Value) -> String {
+#[must_use]
+pub fn render(value: &Value) -> String {
     let mut rows = Vec::new();
     collect(value, String::new(), &mut rows);
     let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
