@@ -21,6 +21,7 @@
 //! - The mapping lives as long as any clone of [`GuestRam`]: a region cannot be had without it.
 
 mod backing;
+mod copy;
 mod discard;
 mod error;
 mod layout;
@@ -41,6 +42,7 @@ use layout::check_layout;
 use mapping::Mapping;
 
 pub use backing::{Backing, BackingKind, Sharing};
+pub use copy::CopyError;
 pub use discard::{DiscardWatcher, TooManyWatchers};
 pub use error::{MemfdError, RamError};
 pub use layout::RamRange;

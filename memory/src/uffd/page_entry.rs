@@ -6,14 +6,17 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use crate::page::{PageIndex, PageSize};
+use crate::page::{PageIndex, PageRange, PageSize};
 use crate::ram::GuestRam;
 
-/// "page is file-page or shared-anon", "page present".
+/// "page is file-page or shared-anon", "page swapped", "page present".
 const IS_FILE: u64 = 1 << 61;
+const IS_SWAPPED: u64 = 1 << 62;
 const IS_PRESENT: u64 = 1 << 63;
 /// One 64-bit number for each page.
 const ENTRY_BYTES: u64 = 8;
+/// How many of them are read at once.
+const ENTRIES_MAX: usize = 512;
 
 /// What is known of one page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,5 +56,39 @@ impl Pagemap {
         let bits = u64::from_ne_bytes(bits);
         let is_file = bits & IS_FILE != 0;
         Ok(if bits & IS_PRESENT != 0 { PageEntry::Mapped { is_file } } else { PageEntry::Absent })
+    }
+
+    /// Gives the pages of `range` that the page tables know anything of: they are mapped, swapped out, or marked. Of
+    /// the others private memory has nothing, and no page is touched to find that out. Of a page cache it says nothing.
+    ///
+    /// # Errors
+    ///
+    /// What the host answers.
+    pub fn known(&self, ram: &GuestRam, range: PageRange, sink: &mut dyn FnMut(PageRange)) -> io::Result<()> {
+        ram.assert_has(range);
+        let mut entries = [0; ENTRIES_MAX * 8];
+        let mut rest = range;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(ENTRIES_MAX as u64);
+            let count = usize::try_from(now.count).expect("no more than fit the buffer");
+            let number = (ram.base_address() + now.start.offset()) / PageSize::Base4K.bytes();
+            self.0.read_exact_at(&mut entries[..count * 8], number * ENTRY_BYTES)?;
+            let is_known = |entry: &[u8]| {
+                let bits = entry.iter().rev().fold(0_u64, |bits, byte| bits << 8 | u64::from(*byte));
+                bits & (IS_PRESENT | IS_SWAPPED) != 0
+            };
+            let mut start = now.start;
+            for alike in
+                entries[..count * 8].chunks(8).collect::<Vec<_>>().chunk_by(|a, b| is_known(a) == is_known(b))
+            {
+                let run = PageRange { start, count: alike.len() as u64 };
+                start = run.end();
+                if is_known(alike[0]) {
+                    sink(run);
+                }
+            }
+            rest = later;
+        }
+        Ok(())
     }
 }
