@@ -1,0 +1,82 @@
+//! What can go wrong with a memory file.
+
+use std::io;
+
+use crate::page::PageRange;
+use crate::ram::CopyError;
+
+/// Why a memory could not be written to a file. What was written of it is of no use: delete the file.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The pages to write are not in order, overlap, or are not of this memory.
+    #[error("{range} cannot be written: name pages of this guest in ascending order, each once")]
+    Selection {
+        /// The first range that does not fit.
+        range: PageRange,
+    },
+    /// The file could not be made as long as the memory.
+    #[error(
+        "a memory file cannot be made {bytes} bytes long: write it to a file system that has files of that size"
+    )]
+    Size {
+        /// How long it is to be.
+        bytes: u64,
+        /// The answer of the host.
+        source: io::Error,
+    },
+    /// There is no room for it.
+    #[error(
+        "there is no room for the memory file past its offset {offset}: \
+         delete it, free {needed_bytes_max} bytes there, and write it again"
+    )]
+    NoRoom {
+        /// What could not be written, in bytes from the start of the file.
+        offset: u64,
+        /// How much more would have been written at most.
+        needed_bytes_max: u64,
+        /// The answer of the host.
+        source: io::Error,
+    },
+    /// Writing failed.
+    #[error(
+        "writing the memory file failed at its offset {offset}: delete it, and write it to another place"
+    )]
+    File {
+        /// What could not be written, in bytes from the start of the file.
+        offset: u64,
+        /// The answer of the host.
+        source: io::Error,
+    },
+    /// A page of the guest could not be read.
+    #[error("the guest's memory cannot be saved whole")]
+    Page(#[from] CopyError),
+    /// The memfd behind the guest's memory could not be read.
+    #[error("reading {range} of the guest's memfd failed: check the host's log for memory errors")]
+    Cache {
+        /// What was read.
+        range: PageRange,
+        /// The answer of the host.
+        source: io::Error,
+    },
+    /// The host does not tell which pages there are.
+    #[error(
+        "the host does not tell which pages the guest has: mount /proc, and let this process read its own"
+    )]
+    Backed(#[source] io::Error),
+    /// It was stopped.
+    #[error("writing the memory file was cancelled: delete the file")]
+    Cancelled,
+}
+
+impl WriteError {
+    /// What is made of the host's refusal to write at `offset`.
+    pub(super) fn of_write(offset: u64, needed_bytes_max: u64, source: io::Error) -> Self {
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull, WriteZero};
+        match source.kind() {
+            StorageFull | QuotaExceeded | FileTooLarge | WriteZero => {
+                Self::NoRoom { offset, needed_bytes_max, source }
+            }
+            _ => Self::File { offset, source },
+        }
+    }
+}

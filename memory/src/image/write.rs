@@ -1,0 +1,245 @@
+//! Guest RAM to a file.
+//!
+//! ```text
+//!   chunk of 2 MiB ── find ──▶ pages to look at ── in batches of 256 KiB ──▶ buffer ──▶ file
+//!                                                        read                zero? crc32c
+//!   each thread takes the next chunk; what each wrote is joined to one Contents in the end
+//! ```
+//!
+//! Most of the time is the file system's: tmpfs lets one thread at a time write to a file, and finds it a page at a
+//! time. While one writes another reads, and more than two help little there.
+
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use super::contents::Contents;
+use super::error::WriteError;
+use super::file::{MemoryFile, length_of, write_all};
+use super::progress::Progress;
+use super::selection::{Found, Selected, Selection, Through};
+use crate::page::{BASE_PAGES_PER_HUGE, PageIndex, PageRange};
+use crate::ram::GuestRam;
+
+/// How many threads write at most.
+pub const THREADS_MAX: usize = 8;
+/// How many pages are read at once: what stays in a processor's cache between reading, checking and writing.
+const BATCH_PAGES: u64 = 64;
+
+/// How a memory is written.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WriteOptions<'a> {
+    /// On how many threads, the caller's one of them; `None` for as many as there are processors. At most
+    /// [`THREADS_MAX`].
+    pub threads: Option<NonZeroUsize>,
+    /// Where to tell how far it is.
+    pub progress: Option<&'a Progress>,
+}
+
+/// Writes the memory `ram`, or what is selected of it, to `file`, which loses what it had: never name a file that this
+/// guest's pages still come from. The guest stands still meanwhile.
+///
+/// The file is not synced; it is in the page cache when this returns.
+///
+/// # Errors
+///
+/// [`WriteError`]. The file is of no use then.
+pub fn write(
+    ram: &GuestRam,
+    selection: Selection<'_>,
+    file: &File,
+    options: &WriteOptions<'_>,
+) -> Result<Contents, WriteError> {
+    write_to(ram, selection, file, options)
+}
+
+pub(super) fn write_to(
+    ram: &GuestRam,
+    selection: Selection<'_>,
+    file: &dyn MemoryFile,
+    options: &WriteOptions<'_>,
+) -> Result<Contents, WriteError> {
+    let selected = Selected::new(ram, selection)?;
+    let (pages, bytes) = (ram.pages(), ram.pages().bytes());
+    file.reset(bytes).map_err(|source| WriteError::Size { bytes, source })?;
+    let unwatched = Progress::default();
+    let work = Work {
+        pages,
+        left: AtomicU64::new(selected.count_in(pages)),
+        selected,
+        file,
+        next: AtomicU64::new(0),
+        is_stopped: AtomicBool::new(false),
+        progress: options.progress.unwrap_or(&unwatched),
+    };
+    let mut parts = work.on_threads(threads(options.threads, pages))?;
+    if work.progress.is_cancelled() {
+        return Err(WriteError::Cancelled);
+    }
+    parts.sort_unstable_by_key(|part| part.chunk.start);
+    Ok(join(pages, &parts))
+}
+
+/// How many threads are worth starting.
+fn threads(wanted: Option<NonZeroUsize>, pages: PageRange) -> usize {
+    let wanted = wanted.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+    let chunks = usize::try_from(pages.count.div_ceil(BASE_PAGES_PER_HUGE)).unwrap_or(usize::MAX);
+    wanted.min(THREADS_MAX).min(chunks).max(1)
+}
+
+/// What was written of a chunk.
+struct Part {
+    chunk: PageRange,
+    data: Vec<PageRange>,
+    sums: Vec<u32>,
+}
+
+fn join(pages: PageRange, parts: &[Part]) -> Contents {
+    let mut contents = Contents::empty(pages);
+    let mut end = PageIndex(0);
+    for part in parts {
+        let mut sums = part.sums.as_slice();
+        for &range in &part.data {
+            let (now, later) = sums.split_at(usize::try_from(range.count).expect("one for each page"));
+            contents.push(&mut end, range, now);
+            sums = later;
+        }
+    }
+    contents
+}
+
+/// A memory that is being written, shared by the threads that do it.
+struct Work<'a> {
+    pages: PageRange,
+    selected: Selected<'a>,
+    file: &'a dyn MemoryFile,
+    /// The next chunk to be taken.
+    next: AtomicU64,
+    /// How many pages may still be written.
+    left: AtomicU64,
+    /// One of the threads failed.
+    is_stopped: AtomicBool,
+    progress: &'a Progress,
+}
+
+impl Work<'_> {
+    fn on_threads(&self, threads: usize) -> Result<Vec<Part>, WriteError> {
+        thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| self.run())).collect();
+            let mut all = self.run();
+            for other in others {
+                let parts = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                if let Ok(all) = &mut all {
+                    match parts {
+                        Ok(parts) => all.extend(parts),
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            all
+        })
+    }
+
+    /// Writes chunks until there are no more.
+    fn run(&self) -> Result<Vec<Part>, WriteError> {
+        let mut buffer = vec![0; length_of(PageRange { start: PageIndex(0), count: BATCH_PAGES })];
+        let mut parts = Vec::new();
+        while let Some(chunk) = self.take() {
+            let written = self.write_chunk(chunk, &mut buffer);
+            if written.is_err() {
+                self.is_stopped.store(true, Ordering::Relaxed);
+            }
+            parts.push(written?);
+            self.left.fetch_sub(self.selected.count_in(chunk), Ordering::Relaxed);
+            self.progress.add(chunk.count);
+        }
+        Ok(parts)
+    }
+
+    fn take(&self) -> Option<PageRange> {
+        if self.is_stopped.load(Ordering::Relaxed) || self.progress.is_cancelled() {
+            return None;
+        }
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let start = PageIndex(number.saturating_mul(BASE_PAGES_PER_HUGE));
+        let chunk = PageRange { start, count: BASE_PAGES_PER_HUGE }.intersection(self.pages);
+        (!chunk.is_empty()).then_some(chunk)
+    }
+
+    fn write_chunk(&self, chunk: PageRange, buffer: &mut [u8]) -> Result<Part, WriteError> {
+        let mut part = Part { chunk, data: Vec::new(), sums: Vec::new() };
+        for batch in batches(&self.selected.find(chunk)?) {
+            let bytes = &mut buffer[..batch.ranges.iter().map(|range| length_of(*range)).sum()];
+            self.selected.read(&batch.ranges, batch.through, bytes)?;
+            let mut rest = &*bytes;
+            for range in batch.ranges {
+                let (now, later) = rest.split_at(length_of(range));
+                self.write_range(range, now, &mut part)?;
+                rest = later;
+            }
+        }
+        Ok(part)
+    }
+
+    /// Writes what is data of `range`, whose content is `bytes`.
+    fn write_range(&self, range: PageRange, bytes: &[u8], part: &mut Part) -> Result<(), WriteError> {
+        let skips_zero = self.selected.skips_zero();
+        for data in data_of(range, bytes, |page| !skips_zero || !is_zero(page)) {
+            let skipped = length_of(PageRange::between(range.start, data.start));
+            let bytes = &bytes[skipped..][..length_of(data)];
+            part.sums.extend(bytes.chunks(length_of(PageIndex(0).alone())).map(crc32c::crc32c));
+            part.data.push(data);
+            write_all(self.file, bytes, data.start.offset()).map_err(|(offset, source)| {
+                let needed = PageRange { start: data.start, count: self.left.load(Ordering::Relaxed) };
+                WriteError::of_write(offset, needed.bytes(), source)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Pages that are read at once, in one way.
+struct Batch {
+    through: Through,
+    ranges: Vec<PageRange>,
+    count: u64,
+}
+
+/// Cuts `found` into batches.
+fn batches(found: &[Found]) -> Vec<Batch> {
+    let mut batches: Vec<Batch> = Vec::new();
+    for &Found { range, through } in found {
+        let mut rest = range;
+        while !rest.is_empty() {
+            let fits = |batch: &&mut Batch| batch.through == through && batch.count < BATCH_PAGES;
+            let Some(batch) = batches.last_mut().filter(fits) else {
+                batches.push(Batch { through, ranges: Vec::new(), count: 0 });
+                continue;
+            };
+            let (now, later) = rest.split_at(BATCH_PAGES - batch.count);
+            batch.ranges.push(now);
+            batch.count += now.count;
+            rest = later;
+        }
+    }
+    batches
+}
+
+/// The runs of `range` whose pages are data, by what `is_data` says of the bytes of each.
+fn data_of(range: PageRange, bytes: &[u8], is_data: impl Fn(&[u8]) -> bool) -> Vec<PageRange> {
+    let mut runs: Vec<PageRange> = Vec::new();
+    for (page, bytes) in range.pages().zip(bytes.chunks(length_of(PageIndex(0).alone()))) {
+        match runs.last_mut() {
+            _ if !is_data(bytes) => {}
+            Some(last) if last.end() == page => last.count += 1,
+            _ => runs.push(page.alone()),
+        }
+    }
+    runs
+}
+
+/// Whether all of `bytes` is zero. It looks at a block at a time, which the compiler makes a few wide instructions of.
+pub(super) fn is_zero(bytes: &[u8]) -> bool {
+    bytes.chunks(256).all(|block| block.iter().fold(0, |all, byte| all | byte) == 0)
+}
