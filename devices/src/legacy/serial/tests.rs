@@ -309,6 +309,27 @@ fn a_saved_port_goes_on_elsewhere() {
 }
 
 #[test]
+fn a_port_that_is_saved_in_loopback_has_its_input_afterwards() {
+    let first = port(None, None);
+    first.write(IER, RECEIVE_INTERRUPT);
+    first.write(MCR, LOOPBACK);
+    first.write(DATA, b'x');
+    lock(&first.serial).receive(b"held back");
+    let state = lock(&first.serial).save();
+    assert_eq!((&state.fifo[..], &state.inbox[..]), (&b"x"[..], &b"held back"[..]));
+    let line = EventFd::new(EFD_NONBLOCK).unwrap();
+    let interrupt = Arc::new(IrqFd(line.try_clone().unwrap()));
+    let metrics = UartMetrics::default();
+    let serial = Serial::restore(&state, interrupt, None, metrics.clone()).unwrap();
+    let second = Port { serial: Arc::new(Mutex::new(serial)), line, metrics };
+    assert!(second.line.read().is_ok(), "what was not read is told again");
+    assert_eq!(second.receive(), Some(b'x'));
+    assert_eq!(second.receive(), None, "still in loopback");
+    second.write(MCR, 0);
+    assert_eq!(second.receive_exactly(9), b"held back");
+}
+
+#[test]
 fn accesses_of_the_wrong_kind_are_counted_as_missed() {
     let port = port(None, None);
     let mut wide = [0; 2];
