@@ -146,7 +146,9 @@ impl MmioTransport {
             return Err(MmioRestoreError::OtherDevice);
         }
         let missing = state.driver_features & !self.device_features;
-        if missing != 0 {
+        // Before they are agreed on a driver may write what it likes: it is refused then.
+        let agreed = state.status & status::FEATURES_OK != 0;
+        if agreed && missing != 0 {
             return Err(MmioRestoreError::Features { missing });
         }
         self.driver_features = state.driver_features;
@@ -203,11 +205,14 @@ impl MmioTransport {
     /// [`StartError`] when a queue is not where it can be, or the host refuses. The device then needs a reset by its
     /// driver, as its registers say.
     pub fn resume(&mut self) -> Result<(), StartError> {
-        if self.life != Life::Paused {
+        if self.life == Life::Running {
             return Ok(());
         }
-        self.life = Life::Idle;
+        // One that does not run may have said so last of all.
         self.interrupt.retrigger();
+        if std::mem::replace(&mut self.life, Life::Idle) == Life::Idle {
+            return Ok(());
+        }
         // One that has stopped because of its driver stays so.
         if self.interrupt.needs_reset() {
             return Ok(());

@@ -14,6 +14,8 @@ use crate::metrics::EntropyMetrics;
 use crate::virtio::rng::Entropy;
 use crate::virtio::test_driver::*;
 
+mod saved;
+
 const RINGS: [u64; 3] = [DESC_TABLE, AVAIL_RING, USED_RING];
 
 fn entropy() -> Entropy {
