@@ -15,7 +15,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use virtio_queue::QueueState;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::disk::Disk;
+use super::disk::{Disk, SECTOR_BYTES};
 use super::engine::Engine;
 use super::{BLOCK_STATE_VERSION, BlockConfig, BlockError, BlockState, CacheType};
 use crate::limiter::{RateLimiter, RateLimiterConfig};
@@ -64,16 +64,34 @@ impl Block {
     ///
     /// # Errors
     ///
-    /// [`BlockError`] when the state is of an unknown version, and as for [`new`](Self::new).
+    /// [`BlockError`] when the state is of an unknown version, when the disk is not as large as it was, and as for
+    /// [`new`](Self::new).
     pub fn restore(state: &BlockState, metrics: BlockMetrics) -> Result<Self, BlockError> {
+        Self::restore_at(state, &state.path, metrics)
+    }
+
+    /// Like [`restore`](Self::restore), on the disk at `path`: for a clone that has a copy of its own. It is locked
+    /// as any other, and the guest sees no difference: its serial number stays.
+    ///
+    /// # Errors
+    ///
+    /// As for [`restore`](Self::restore).
+    pub fn restore_at(state: &BlockState, path: &Path, metrics: BlockMetrics) -> Result<Self, BlockError> {
         if state.version != BLOCK_STATE_VERSION {
             return Err(BlockError::Version { found: state.version });
         }
-        let mut disk = Disk::open(&state.path, state.read_only)?;
+        let mut disk = Disk::open(path, state.read_only)?;
+        if disk.sectors() != state.sectors {
+            let bytes = |sectors: u64| sectors.saturating_mul(SECTOR_BYTES);
+            let (actual_bytes, saved_bytes) = (bytes(disk.sectors()), bytes(state.sectors));
+            return Err(BlockError::SizeChanged { path: path.to_owned(), actual_bytes, saved_bytes });
+        }
         disk.set_id(state.device_id);
         let limiter = RateLimiter::restore(&state.limiter);
         let limiter = limiter.map_err(|source| BlockError::Host { part: "a timer", source })?;
-        Self::assemble(disk, Engine::new(state.engine)?, state.cache, limiter, metrics)
+        let mut block = Self::assemble(disk, Engine::new(state.engine)?, state.cache, limiter, metrics)?;
+        block.config_unannounced = state.config_unannounced;
+        Ok(block)
     }
 
     fn assemble(
@@ -124,6 +142,8 @@ impl Block {
             engine: self.engine.kind(),
             limiter: self.limiter.save(),
             device_id: self.disk.id(),
+            sectors: self.disk.sectors(),
+            config_unannounced: self.config_unannounced,
         }
     }
 

@@ -96,6 +96,10 @@ pub struct BlockState {
     pub limiter: RateLimiterState,
     /// What the guest reads as the device's serial number: it stays, whatever file there is now.
     pub device_id: [u8; 20],
+    /// The capacity that the guest knows, in sectors of 512 bytes.
+    pub sectors: u64,
+    /// Whether the disk was changed in a pause, so that the guest is still to be told.
+    pub config_unannounced: bool,
 }
 
 /// Why a block device could not be made or changed.
@@ -120,6 +124,20 @@ pub enum BlockError {
         part: &'static str,
         /// The host's answer.
         source: io::Error,
+    },
+    /// The disk is not as large as it was.
+    #[error(
+        "the file behind the drive, {}, is {actual_bytes} bytes and was {saved_bytes}: \
+         restore with the disk as it was when the snapshot was taken, or with a copy of it",
+        path.display()
+    )]
+    SizeChanged {
+        /// The file, or block device.
+        path: PathBuf,
+        /// How large it is, in whole sectors.
+        actual_bytes: u64,
+        /// How large it was, in whole sectors.
+        saved_bytes: u64,
     },
     /// The saved state is of a version that this program does not know.
     #[error("the drive was saved in version {found}, and this program knows up to {BLOCK_STATE_VERSION}")]

@@ -15,6 +15,7 @@ use crate::virtio::{VirtioDevice, feature};
 
 mod hostile;
 mod live;
+mod saved;
 mod serving;
 
 const ENGINES: [IoEngine; 2] = [IoEngine::Sync, IoEngine::Async];

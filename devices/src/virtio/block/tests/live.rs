@@ -1,4 +1,4 @@
-//! What happens to a device while it works: it is paused, saved, throttled, and its disk is changed.
+//! What happens to a device while it works: it is paused, throttled, and its disk is changed.
 
 use super::*;
 
@@ -26,29 +26,6 @@ fn a_pause_with_requests_in_flight_finishes_them_and_nothing_is_lost() {
             assert_eq!(driver.bytes(BUFFER, 16 * 512), content[..16 * 512]);
         }
     }
-}
-
-#[test]
-fn a_saved_device_goes_on_elsewhere_and_keeps_its_serial_number() {
-    let (disk, other) = (image(&pattern(1, 64 * 512)), image(&pattern(2, 64 * 512)));
-    let mut driver = driver(&disk, IoEngine::Sync);
-    request(&mut driver, IN, 0, &[(BUFFER, 512)]);
-    // Once the device does not look for more, it sees only what it is notified of.
-    driver.settle();
-    offer(&mut driver, 0, IN, 1, &[(BUFFER, 512)]);
-    driver.transport.pause();
-    let (transport, mut state) = (driver.transport.save(), lock(&driver.device).save());
-    state.path = other.path().to_owned();
-    let id = state.device_id;
-    let mut moved = driver.moved_to(Block::restore(&state, BlockMetrics::default()).unwrap(), &transport);
-    moved.transport.resume().unwrap();
-    moved.take_used();
-    assert_eq!(moved.bytes(BUFFER, 512), pattern(2, 64 * 512)[512..1024]);
-    request(&mut moved, GET_ID, 0, &[(BUFFER, 20)]);
-    assert_eq!(moved.bytes(BUFFER, 20), id);
-    state.version = 7;
-    let refused = Block::restore(&state, BlockMetrics::default());
-    assert!(matches!(refused, Err(BlockError::Version { found: 7 })));
 }
 
 #[test]
