@@ -2,7 +2,7 @@
 //!
 //! | room | what it is for |
 //! |---|---|
-//! | [`file`] | the state file as a container, and how files come to their places whole or not at all |
+//! | [`file`](mod@file) | the state file as a container, and how files come to their places whole or not at all |
 //! | [`saved`] | what is in it |
 //! | [`save`] | from a VM that stands still to files |
 //! | [`load`] | from files to what a VM is made of |

@@ -29,7 +29,7 @@ const NAME_BYTES_MAX: usize = 200;
 #[derive(Debug, thiserror::Error)]
 pub enum AsideError {
     /// The path names no file that can be.
-    #[error("{} does not end in a file name of at most {NAME_BYTES_MAX} bytes: name a file", path.display())]
+    #[error("{} does not end in a file name of at most {NAME_BYTES_MAX} bytes of UTF-8: name a file", path.display())]
     Name {
         /// The path that was asked for.
         path: PathBuf,
@@ -76,7 +76,7 @@ pub struct Aside {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Names {
     pub folder: PathBuf,
-    /// The name in the folder. Names are as the host has them, but for what is no UTF-8.
+    /// The name in the folder.
     pub name: String,
 }
 

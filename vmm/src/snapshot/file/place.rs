@@ -82,9 +82,11 @@ pub fn place(memory: Aside, state: Aside) -> Result<(), AsideError> {
 ///
 /// # Errors
 ///
-/// [`AsideError`] when `path` names no file, or the host does not say what is there.
+/// [`AsideError::Host`] when the host does not say what is there.
 pub fn memory_path(id: SnapshotId, path: &Path) -> Result<PathBuf, AsideError> {
-    let kept = kept_path(&Names::of(path)?, id);
+    // Where no save goes, nothing is kept either.
+    let Ok(names) = Names::of(path) else { return Ok(path.to_owned()) };
+    let kept = kept_path(&names, id);
     let is_kept = kept.try_exists().map_err(AsideError::host("look at", &kept))?;
     Ok(if is_kept { kept } else { path.to_owned() })
 }

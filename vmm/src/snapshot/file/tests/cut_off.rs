@@ -187,6 +187,34 @@ fn a_step_that_fails_leaves_the_old_snapshot() {
 }
 
 #[test]
+fn of_many_that_save_at_once_each_does_it_whole_or_is_told_to_wait() {
+    const SAVERS: u8 = 4;
+    let folder = tempdir().unwrap();
+    save(folder.path(), 0).unwrap();
+    let path = folder.path();
+    let saver = move |number: u8| {
+        let results = (0..20).map(|round| save(path, 1 + number + round * SAVERS));
+        let (done, refused): (Vec<_>, Vec<_>) = results.partition(Result::is_ok);
+        let is_told = |error: AsideError| assert!(matches!(error, AsideError::InUse { .. }), "{error}");
+        refused.into_iter().filter_map(Result::err).for_each(is_told);
+        done.len()
+    };
+    let done: usize = std::thread::scope(|scope| {
+        let savers: Vec<_> = (0..SAVERS).map(|number| scope.spawn(move || saver(number))).collect();
+        savers.into_iter().map(|saver| saver.join().unwrap()).sum()
+    });
+    assert!(done > 0);
+    assert!(whole(folder.path()) > 0);
+    assert_eq!(names(folder.path()), ["memory", "state"]);
+}
+
+#[test]
+fn a_memory_file_of_any_name_can_be_loaded() {
+    let long = PathBuf::from("a".repeat(250));
+    assert_eq!(memory_path(ID, &long).unwrap(), long);
+}
+
+#[test]
 fn only_what_belongs_to_the_memory_file_is_removed() {
     let folder = tempdir().unwrap();
     let id = "0".repeat(32);
