@@ -36,6 +36,7 @@ mod file;
 mod progress;
 mod selection;
 mod write;
+pub mod shim; pub use shim::*;
 
 pub use contents::{Contents, ContentsError};
 pub use error::WriteError;

@@ -131,7 +131,7 @@ impl Memory {
             MemoryPlan::Fresh => Ok(Self::unserved(GuestRam::new(ranges, backing(huge_pages))?)),
             MemoryPlan::File(file) => Ok(Self::unserved(GuestRam::over_file(ranges, file)?)),
             MemoryPlan::Served(plan) => Self::serve(*plan, ranges, notifier),
-            MemoryPlan::Spent => Err(MemoryError::Spent),
+            MemoryPlan::Spent | MemoryPlan::Handed { .. } => Err(MemoryError::Spent),
         }
     }
 

@@ -95,8 +95,8 @@ impl ConfiguredDrive {
     /// The drive that `state` was saved from, on the file that `config` names.
     fn restore(config: Drive, state: &BlockState) -> Result<Self, BlockError> {
         let metrics = BlockMetrics::default();
-        let path = config.path_on_host.as_deref().map_or_else(|| state.path.clone(), Into::into);
-        let block = Block::restore(&BlockState { path, ..state.clone() }, metrics.clone())?;
+        let path = config.path_on_host.as_ref().map_or(state.path.as_path(), AsRef::as_ref);
+        let block = Block::restore_at(state, path, metrics.clone())?;
         Ok(Self { config, block: Arc::new(Mutex::new(block)), metrics })
     }
 }

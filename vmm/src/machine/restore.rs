@@ -90,12 +90,12 @@ fn furnish(
     let Bare { vm, vcpus, extent, host } = bare;
     let made = || {
         vm::map_ram(&vm, memory.ram())?;
-        let devices =
-            Devices::attach(&vm, memory.ram(), resources, options, notifier, Some(&saved.devices))?;
         for (vcpu, state) in vcpus.iter().zip(&saved.vcpus) {
             state.restore(vcpu, &extent)?;
         }
         saved.platform.restore(&vm, clock)?;
+        let devices =
+            Devices::attach(&vm, memory.ram(), resources, options, notifier, Some(&saved.devices))?;
         Ok(devices)
     };
     let devices: Devices = match made() {

@@ -139,6 +139,8 @@ impl Saved {
             add(&mut builder, kind_of(&virtio.device), VERSION, slot, virtio);
         }
         add(&mut builder, Kind::DEVICE_SERIAL, VERSION, 0, &self.devices.serial);
+        add(&mut builder, Kind::DEVICE_I8042, VERSION, 0, &self.devices.keyboard);
+        add(&mut builder, Kind::DEVICE_RTC, VERSION, 0, &self.devices.clock);
         add(&mut builder, Kind::MEMORY, VERSION, 0, &self.memory);
         builder
     }
@@ -159,6 +161,8 @@ impl Saved {
             devices: DevicesState {
                 virtio: virtio(file)?,
                 serial: take(file, Kind::DEVICE_SERIAL, VERSION)?,
+                keyboard: take(file, Kind::DEVICE_I8042, VERSION)?,
+                clock: take(file, Kind::DEVICE_RTC, VERSION)?,
             },
             memory: take(file, Kind::MEMORY, VERSION)?,
         };

@@ -26,6 +26,7 @@ use crate::vcpu::Buses;
 
 impl Devices {
     /// Makes the devices that `resources` names and connects them to `vm`: new ones, or, paused, those that were saved.
+    /// Those may interrupt at once: interrupt controllers have their state by then.
     ///
     /// # Errors
     ///
@@ -63,7 +64,7 @@ impl Devices {
         let serial = builder.serial(resources.serial.as_ref(), &options.console, serial_metrics.clone())?;
         let keyboard_metrics = I8042Metrics::default();
         let keyboard = builder.keyboard(notifier, keyboard_metrics.clone())?;
-        builder.port_device(layout::RTC_PORT, 2, Rtc::new())?;
+        let clock = builder.clock()?;
         builder.port_device(
             layout::SLEEP_CONTROL_PORT,
             PowerControl::LEN,
@@ -86,6 +87,7 @@ impl Devices {
             serial_metrics,
             keyboard,
             keyboard_metrics,
+            clock,
             event_loop: builder.event_loop,
         })
     }
@@ -176,9 +178,24 @@ impl Builder<'_> {
         metrics: I8042Metrics,
     ) -> Result<Arc<Mutex<I8042>>, DeviceError> {
         let line = self.line(layout::I8042_GSI)?;
-        let keyboard = Arc::new(Mutex::new(I8042::new(self.on_power(notifier), line, metrics)));
+        let on_power = self.on_power(notifier);
+        let keyboard = match self.saved.map(|saved| &saved.keyboard) {
+            Some(state) => I8042::restore(state, on_power, line, metrics)?,
+            None => I8042::new(on_power, line, metrics),
+        };
+        let keyboard = Arc::new(Mutex::new(keyboard));
         self.ports.insert(layout::I8042_PORT.into(), I8042::LEN, Arc::clone(&keyboard) as _)?;
         Ok(keyboard)
+    }
+
+    fn clock(&mut self) -> Result<Arc<Mutex<Rtc>>, DeviceError> {
+        let clock = match self.saved.map(|saved| &saved.clock) {
+            Some(state) => Rtc::restore(state)?,
+            None => Rtc::new(),
+        };
+        let clock = Arc::new(Mutex::new(clock));
+        self.ports.insert(layout::RTC_PORT.into(), 2, Arc::clone(&clock) as _)?;
+        Ok(clock)
     }
 
     /// Tells the driver of a power event, and the vCPUs that there is nothing more to run.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use api::types::DrivePatch;
 use devices::bus::BusError;
 use devices::event_loop::{DeviceLoop, LoopError};
-use devices::legacy::{I8042, I8042Error, Serial, SerialError};
+use devices::legacy::{I8042, I8042Error, I8042RestoreError, Rtc, RtcRestoreError, Serial, SerialError};
 use devices::metrics::{BlockMetrics, EntropyMetrics, I8042Metrics, UartMetrics};
 use devices::virtio::block::{Block, BlockError};
 use devices::virtio::rng::EntropyError;
@@ -62,6 +62,12 @@ pub enum DeviceError {
     /// The keyboard.
     #[error("cannot send Ctrl+Alt+Del")]
     Keyboard(#[from] I8042Error),
+    /// A keyboard controller of a snapshot that is none.
+    #[error(transparent)]
+    RestoreKeyboard(#[from] I8042RestoreError),
+    /// A clock of a snapshot that is none.
+    #[error(transparent)]
+    RestoreClock(#[from] RtcRestoreError),
     /// A device that could not go on after a pause.
     #[error("a virtio device cannot go on")]
     Start(#[from] StartError),
@@ -109,6 +115,7 @@ pub struct Devices {
     serial_metrics: UartMetrics,
     keyboard: Arc<Mutex<I8042>>,
     keyboard_metrics: I8042Metrics,
+    clock: Arc<Mutex<Rtc>>,
     /// Last, so that what it serves is still there when it ends.
     event_loop: DeviceLoop,
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use devices::legacy::SerialState;
+use devices::legacy::{I8042State, RtcState, SerialState};
 use devices::virtio::block::{Block, BlockState};
 use devices::virtio::mmio::MmioTransportState;
 use devices::virtio::rng::{Entropy, EntropyState};
@@ -40,6 +40,10 @@ pub struct DevicesState {
     pub virtio: Vec<VirtioState>,
     /// The serial port.
     pub serial: SerialState,
+    /// The keyboard controller.
+    pub keyboard: I8042State,
+    /// The clock.
+    pub clock: RtcState,
 }
 
 impl DevicesState {
@@ -88,6 +92,11 @@ impl Devices {
             transport: lock(&virtio.transport).save(),
             device: virtio.device.save(),
         });
-        DevicesState { virtio: virtio.collect(), serial: lock(&self.serial).save() }
+        DevicesState {
+            virtio: virtio.collect(),
+            serial: lock(&self.serial).save(),
+            keyboard: lock(&self.keyboard).save(),
+            clock: lock(&self.clock).save(),
+        }
     }
 }
