@@ -12,6 +12,7 @@
 //! |---|---|
 //! | [`bus`] | which device answers at an address |
 //! | [`event_loop`] | the thread that queues, files and timers are served on |
+//! | [`generation`] | how a guest learns that it is a clone |
 //! | [`interrupt`] | how a device gets a guest's attention |
 //! | [`limiter`] | token buckets, and the timer that wakes a throttled device |
 //! | [`metrics`] | the counters of each device, by name |
@@ -29,10 +30,12 @@
 
 pub mod bus;
 pub mod event_loop;
+pub mod generation;
 pub mod interrupt;
 pub mod legacy;
 pub mod limiter;
 pub mod metrics;
 pub mod output;
+mod random;
 mod sync;
 pub mod virtio;

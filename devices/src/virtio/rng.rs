@@ -17,8 +17,7 @@ use super::ring::{Ring, RingError};
 use super::{Activation, ConfigSpace, StartError, VirtioDevice, feature};
 use crate::limiter::{RateLimiter, RateLimiterConfig, RateLimiterState};
 use crate::metrics::EntropyMetrics;
-
-mod host;
+use crate::random::fill_random;
 
 /// The size of the queue, as Firecracker has it.
 const QUEUE_SIZES: [u16; 1] = [256];
@@ -147,7 +146,7 @@ impl Entropy {
             for start in (0..buffer.len).step_by(random.len()) {
                 let piece =
                     random.len().min((buffer.len - start).try_into().expect("a usize has 32 bits or more"));
-                if let Err(error) = host::fill_random(&mut random[..piece]) {
+                if let Err(error) = fill_random(&mut random[..piece]) {
                     tracing::error!(%error, "the host has no randomness");
                     self.metrics.host_rng_fails.inc();
                     return filled;

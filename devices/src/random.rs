@@ -4,7 +4,7 @@
 use std::io;
 
 /// Fills `bytes` from the kernel's generator, which may be waited for early in a host's life.
-pub(super) fn fill_random(bytes: &mut [u8]) -> io::Result<()> {
+pub(crate) fn fill_random(bytes: &mut [u8]) -> io::Result<()> {
     let mut filled = 0;
     while filled < bytes.len() {
         let rest = &mut bytes[filled..];
