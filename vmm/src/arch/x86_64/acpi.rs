@@ -1,13 +1,15 @@
 //! The ACPI tables of a guest: what it cannot find out by probing.
 //!
 //! ```text
-//!   RSDP ─▶ XSDT ─▶ FADT ─▶ DSDT   virtio-mmio devices, serial port, clock, keyboard, power states
+//!   RSDP ─▶ XSDT ─▶ FADT ─▶ DSDT   virtio-mmio devices, serial port, clock, keyboard, power states, generation
 //!                └▶ MADT           processors, I/O APIC
 //! ```
 //!
 //! The platform is "hardware-reduced" (ACPI 6.5, section 4.1): no fixed hardware, no SCI, no power management timer.
 //! A guest powers off through the sleep control register and restarts through the reset register, which the FADT
 //! gives as I/O ports (sections 4.8.3.7 and 4.8.3.6).
+
+mod generation;
 
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
@@ -135,6 +137,7 @@ fn dsdt(virtio_devices: usize) -> Sdt {
         virtio_device(&mut body, index);
     }
     legacy_devices(&mut body);
+    generation::devices(&mut body);
     let sleep = aml::Package::new(vec![&SLEEP_TYPE_S5]);
     aml::Name::new("_S5_".into(), &sleep).to_aml_bytes(&mut body);
     let header_bytes = 36;

@@ -3,7 +3,8 @@
 //! ```text
 //!        0x500  boot GDT, IDT                     0x7000  zero page (Linux) or start info and memory map (PVH)
 //!       0x9000  boot page tables, six pages      0x20000  command line
-//!      0x9fc00  end of conventional memory       0xe0000  RSDP and the other ACPI tables
+//!      0x9fc00  end of conventional memory       0xde000  VMClock, and on the next page the generation ID
+//!      0xe0000  RSDP and the other ACPI tables
 //!     0x100000  kernel, and above it the initrd, as high as it may go
 //!   0xc0000000  end of low RAM: the hole for devices, the boot timer in its first page
 //!   0xd0000000    virtio-mmio devices, one page each
@@ -37,6 +38,12 @@ pub const COMMAND_LINE: GuestAddress = GuestAddress(0x20000);
 pub const COMMAND_LINE_BYTES_MAX: usize = 2048;
 /// End of conventional memory; what follows, up to 1 MiB, is reserved for firmware.
 pub const CONVENTIONAL_MEMORY_END: u64 = 0x9_fc00;
+/// The VMClock's page. It is in firmware's memory, which a guest neither uses nor maps uncached (UAPI.13, "Discovery via
+/// ACPI").
+pub const VM_CLOCK: GuestAddress = GuestAddress(0xd_e000);
+/// The generation ID, on a page of its own for the same reasons. Linux takes 0x55 and 0xaa at a multiple of 2 KiB for an
+/// adapter's ROM (`arch/x86/kernel/probe_roms.c`), and this random number is at none.
+pub const VM_GENERATION_ID: GuestAddress = GuestAddress(0xd_f010);
 /// The RSDP, and right after it the tables it leads to.
 pub const ACPI_TABLES: GuestAddress = GuestAddress(0xe_0000);
 /// End of the room for ACPI tables.
@@ -70,6 +77,8 @@ pub const GSI_LAST: u32 = 23;
 /// How many virtio devices there are lines for.
 pub const VIRTIO_DEVICES_MAX: usize = (GSI_LAST - VIRTIO_GSI_FIRST + 1) as usize;
 
+/// The line that tells of a new generation: COM2's, which no guest of ours has.
+pub const GENERATION_GSI: u32 = 3;
 /// COM1.
 pub const SERIAL_PORT: u16 = 0x3f8;
 /// How many ports a 16550 has.
@@ -119,5 +128,20 @@ mod tests {
     #[test]
     fn devices_fit_into_the_hole() {
         assert!(VIRTIO_MMIO + VIRTIO_DEVICES_MAX as u64 * VIRTIO_MMIO_STRIDE <= u64::from(IO_APIC));
+    }
+
+    #[test]
+    fn generation_is_in_memory_that_a_guest_keeps_out_of() {
+        let clock_end = VM_CLOCK.0 + u64::from(devices::generation::CLOCK_PAGE_BYTES);
+        let id_end = VM_GENERATION_ID.0 + devices::generation::ID_BYTES as u64;
+        assert!(CONVENTIONAL_MEMORY_END <= VM_CLOCK.0 && clock_end <= VM_GENERATION_ID.0);
+        assert!(id_end <= ACPI_TABLES.0);
+        assert_ne!(VM_GENERATION_ID.0 % 2048, 0);
+    }
+
+    #[test]
+    fn every_device_has_a_line_of_its_own() {
+        let lines = [I8042_GSI, GENERATION_GSI, SERIAL_GSI, VIRTIO_GSI_FIRST];
+        assert!(lines.is_sorted_by(|line, next| line < next), "{lines:?}");
     }
 }

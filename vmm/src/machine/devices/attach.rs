@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use devices::bus::{Bus, BusDevice};
 use devices::event_loop::DeviceLoop;
+use devices::generation::{Generation, Place};
 use devices::interrupt::{Interrupt, IrqFd};
 use devices::legacy::{BootTimer, I8042, PowerCallback, PowerControl, PowerEvent, Rtc, Serial, SerialInput};
 use devices::metrics::{EntropyMetrics, I8042Metrics, UartMetrics};
@@ -70,6 +71,7 @@ impl Devices {
             PowerControl::LEN,
             PowerControl::new(builder.on_power(notifier)),
         )?;
+        let generation = builder.generation()?;
         if options.boot_timer {
             let timer = Arc::new(Mutex::new(BootTimer::new(Instant::now())));
             builder.mmio.insert(layout::BOOT_TIMER, BootTimer::LEN, timer)?;
@@ -88,6 +90,7 @@ impl Devices {
             keyboard,
             keyboard_metrics,
             clock,
+            generation,
             event_loop: builder.event_loop,
         })
     }
@@ -196,6 +199,12 @@ impl Builder<'_> {
         let clock = Arc::new(Mutex::new(clock));
         self.ports.insert(layout::RTC_PORT.into(), 2, Arc::clone(&clock) as _)?;
         Ok(clock)
+    }
+
+    /// Every guest has one: it is of no use to a guest that is told of it only when it is a clone already.
+    fn generation(&self) -> Result<Generation, DeviceError> {
+        let place = Place { id: layout::VM_GENERATION_ID.0, clock: layout::VM_CLOCK.0 };
+        Ok(Generation::attach(self.ram.clone(), place, self.line(layout::GENERATION_GSI)?)?)
     }
 
     /// Tells the driver of a power event, and the vCPUs that there is nothing more to run.

@@ -16,6 +16,7 @@ use std::time::Duration;
 use api::types::DrivePatch;
 use devices::bus::BusError;
 use devices::event_loop::{DeviceLoop, LoopError};
+use devices::generation::{Generation, GenerationError};
 use devices::legacy::{I8042, I8042Error, I8042RestoreError, Rtc, RtcRestoreError, Serial, SerialError};
 use devices::metrics::{BlockMetrics, EntropyMetrics, I8042Metrics, UartMetrics};
 use devices::virtio::block::{Block, BlockError};
@@ -68,6 +69,9 @@ pub enum DeviceError {
     /// A clock of a snapshot that is none.
     #[error(transparent)]
     RestoreClock(#[from] RtcRestoreError),
+    /// What tells a guest that it is a clone.
+    #[error(transparent)]
+    Generation(#[from] GenerationError),
     /// A device that could not go on after a pause.
     #[error("a virtio device cannot go on")]
     Start(#[from] StartError),
@@ -116,6 +120,7 @@ pub struct Devices {
     keyboard: Arc<Mutex<I8042>>,
     keyboard_metrics: I8042Metrics,
     clock: Arc<Mutex<Rtc>>,
+    generation: Generation,
     /// Last, so that what it serves is still there when it ends.
     event_loop: DeviceLoop,
 }
@@ -212,6 +217,11 @@ impl Devices {
     /// [`DeviceError::Keyboard`] where the guest does not read its keyboard.
     pub fn send_ctrl_alt_del(&mut self) -> Result<(), DeviceError> {
         Ok(lock(&self.keyboard).trigger_ctrl_alt_del()?)
+    }
+
+    /// What tells the guest that it is a clone: to be saved, and to be renewed in a guest that was restored.
+    pub fn generation(&mut self) -> &mut Generation {
+        &mut self.generation
     }
 
     /// Waits until what the guest wrote to its serial port is written out, for at most `timeout`.
