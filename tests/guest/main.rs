@@ -21,6 +21,7 @@
 //! | `shell` | does what arrives on COM1, each line as if it were this command line, until a line `quit` |
 //! | `port80 N` | writes N times to port 0x80 and says how many TSC cycles that took |
 //! | `cpuid LEAF SUBLEAF` | says what CPUID answers |
+//! | `generation N` | says its generation ID and VMClock, N times, each time when they have changed |
 //! | `peek ADDR` | says the 32 bits at ADDR: RAM below 4 GiB, or a register |
 //! | `mmio-junk ADDR N` | N reads and writes of nonsense, of every width, in the 4 KiB from ADDR |
 //! | `virtio-abuse ADDR KIND` | drives the virtio-mmio device there with a malformed queue (see `abuse.rs`) |
@@ -42,6 +43,7 @@ mod abuse;
 mod boot;
 mod cpu;
 mod disk;
+mod generation;
 mod ram;
 mod serial;
 mod virtio;
@@ -127,6 +129,7 @@ fn run(word: &[u8], words: &mut impl Words, boot: &BootInfo) {
         b"shell" => shell(boot),
         b"port80" => port80(words.number()),
         b"cpuid" => cpu::say_cpuid(words.number() as u32, words.number() as u32),
+        b"generation" => generation::say(boot, words.number()),
         b"peek" => ram::peek(words.number()),
         b"mmio-junk" => abuse::mmio_junk(words.number(), words.number()),
         b"virtio-abuse" => abuse::queue(words.number(), words.next().unwrap_or(b""), boot.ram_end()),
