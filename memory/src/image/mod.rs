@@ -36,7 +36,6 @@ mod file;
 mod progress;
 mod selection;
 mod write;
-pub mod shim; pub use shim::*;
 
 pub use contents::{Contents, ContentsError};
 pub use error::WriteError;

@@ -141,6 +141,7 @@ impl Saved {
         add(&mut builder, Kind::DEVICE_SERIAL, VERSION, 0, &self.devices.serial);
         add(&mut builder, Kind::DEVICE_I8042, VERSION, 0, &self.devices.keyboard);
         add(&mut builder, Kind::DEVICE_RTC, VERSION, 0, &self.devices.clock);
+        add(&mut builder, Kind::DEVICE_GENERATION, VERSION, 0, &self.devices.generation);
         add(&mut builder, Kind::MEMORY, VERSION, 0, &self.memory);
         builder
     }
@@ -163,6 +164,7 @@ impl Saved {
                 serial: take(file, Kind::DEVICE_SERIAL, VERSION)?,
                 keyboard: take(file, Kind::DEVICE_I8042, VERSION)?,
                 clock: take(file, Kind::DEVICE_RTC, VERSION)?,
+                generation: take(file, Kind::DEVICE_GENERATION, VERSION)?,
             },
             memory: take(file, Kind::MEMORY, VERSION)?,
         };

@@ -204,7 +204,11 @@ impl Builder<'_> {
     /// Every guest has one: it is of no use to a guest that is told of it only when it is a clone already.
     fn generation(&self) -> Result<Generation, DeviceError> {
         let place = Place { id: layout::VM_GENERATION_ID.0, clock: layout::VM_CLOCK.0 };
-        Ok(Generation::attach(self.ram.clone(), place, self.line(layout::GENERATION_GSI)?)?)
+        let (ram, line) = (self.ram.clone(), self.line(layout::GENERATION_GSI)?);
+        Ok(match self.saved.map(|saved| &saved.generation) {
+            Some(state) => Generation::restore(state, ram, line)?,
+            None => Generation::attach(ram, place, line)?,
+        })
     }
 
     /// Tells the driver of a power event, and the vCPUs that there is nothing more to run.

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use devices::generation::GenerationState;
 use devices::legacy::{I8042State, RtcState, SerialState};
 use devices::virtio::block::{Block, BlockState};
 use devices::virtio::mmio::MmioTransportState;
@@ -44,6 +45,8 @@ pub struct DevicesState {
     pub keyboard: I8042State,
     /// The clock.
     pub clock: RtcState,
+    /// What tells the guest that it is a clone.
+    pub generation: GenerationState,
 }
 
 impl DevicesState {
@@ -97,6 +100,7 @@ impl Devices {
             serial: lock(&self.serial).save(),
             keyboard: lock(&self.keyboard).save(),
             clock: lock(&self.clock).save(),
+            generation: self.generation.state(),
         }
     }
 }

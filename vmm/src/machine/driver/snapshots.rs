@@ -1,14 +1,16 @@
 //! Saving a machine to files, and going on from files.
 
 use api::Reply;
-use api::types::{SnapshotCreate, SnapshotLoad, SnapshotType};
+use api::types::{SnapshotCreate, SnapshotLoad};
 use memory::image::{self, Selection, WriteOptions};
 
 use super::{Driver, RequestError};
 use crate::arch::host::state::ClockPolicy;
 use crate::machine::build::BuildError;
 use crate::machine::resources::{ConfigureError, Resources};
+use crate::machine::devices::DeviceError;
 use crate::machine::restore;
+use crate::machine::vm::VmError;
 use crate::snapshot::load::{LoadError, Loaded};
 use crate::snapshot::save::{self, Files, SaveError};
 
@@ -77,6 +79,8 @@ impl Driver {
         let clock = if load.clock_realtime { ClockPolicy::Realtime } else { ClockPolicy::Continue };
         let mut vm = restore::restore(saved, &resources, &mut plan, &self.options, &self.notifier, clock)
             .map_err(RestoreError::from)?;
+        // It is one of those that may go on from these files, and is to know before it runs.
+        vm.devices.generation().renew().map_err(DeviceError::from).map_err(VmError::from)?;
         if load.resume_vm {
             vm.resume()?;
         }

@@ -25,13 +25,15 @@ impl Kind {
     pub const DEVICE_I8042: Self = Self(0x101);
     /// The clock.
     pub const DEVICE_RTC: Self = Self(0x102);
+    /// What tells a guest that it is a clone.
+    pub const DEVICE_GENERATION: Self = Self(0x103);
     /// A block device and its transport; the instance is its place among the drives.
     pub const DEVICE_BLOCK: Self = Self(0x110);
     /// The entropy device and its transport.
     pub const DEVICE_ENTROPY: Self = Self(0x111);
 
     /// All kinds that this program knows, with their names.
-    const NAMES: [(Self, &str); 11] = [
+    const NAMES: [(Self, &str); 12] = [
         (Self::META, "meta"),
         (Self::CONFIG, "config"),
         (Self::HOST, "host"),
@@ -41,6 +43,7 @@ impl Kind {
         (Self::DEVICE_SERIAL, "serial"),
         (Self::DEVICE_I8042, "i8042"),
         (Self::DEVICE_RTC, "rtc"),
+        (Self::DEVICE_GENERATION, "generation"),
         (Self::DEVICE_BLOCK, "block"),
         (Self::DEVICE_ENTROPY, "entropy"),
     ];
