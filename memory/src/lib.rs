@@ -7,7 +7,7 @@
 //! |---|---|
 //! | [`dirty`] | which pages were written since last asked |
 //! | [`fault`] | from a fault to a page: what to ask for next |
-//! | [`image`] | the memory file of a snapshot |
+//! | [`image`] | the memory file of a snapshot: written, verified, stacked |
 //! | [`source`] | where pages come from |
 //! | [`map`] | what is known of each page, in two bits |
 //! | [`page`] | page sizes: the only place that multiplies or divides by one |

@@ -150,4 +150,46 @@ impl Contents {
             (range, now)
         })
     }
+
+    /// What the memory is when `diff` is laid over it: the diff's pages, and of the others what is here.
+    ///
+    /// # Errors
+    ///
+    /// [`ContentsError::Other`].
+    pub fn under(&self, diff: &Self) -> Result<Self, ContentsError> {
+        if self.pages != diff.pages {
+            return Err(ContentsError::Other { base: self.pages, other: diff.pages });
+        }
+        let replaced: Vec<_> = diff.data().collect();
+        let mut runs: Vec<_> = diff.summed().collect();
+        for (range, sums) in self.summed() {
+            let parts = outside(range, &replaced).into_iter();
+            runs.extend(parts.map(|part| (part, sums_of(range, sums, part))));
+        }
+        runs.sort_unstable_by_key(|(range, _)| range.start);
+        let (mut merged, mut end) = (Self::empty(self.pages()), PageIndex(0));
+        for (range, sums) in runs {
+            merged.push(&mut end, range, sums);
+        }
+        Ok(merged)
+    }
+}
+
+/// What of `range` is in none of `except`, which are in order.
+pub(super) fn outside(range: PageRange, except: &[PageRange]) -> Vec<PageRange> {
+    let (mut parts, mut rest) = (Vec::new(), range);
+    let first = except.partition_point(|other| other.end() <= range.start);
+    for other in except[first..].iter().take_while(|other| other.start < range.end()) {
+        parts.push(PageRange::between(rest.start, other.start));
+        rest = PageRange::between(other.end(), rest.end());
+    }
+    parts.push(rest);
+    parts.retain(|part| !part.is_empty());
+    parts
+}
+
+/// The part of the checksums `sums` of `range` that are those of `part`.
+pub(super) fn sums_of(range: PageRange, sums: &[u32], part: PageRange) -> &[u32] {
+    let index = |page: PageIndex| usize::try_from(page.0 - range.start.0).expect("it is one of them");
+    &sums[index(part.start)..index(part.end())]
 }

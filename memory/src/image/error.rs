@@ -2,8 +2,10 @@
 
 use std::io;
 
+use super::contents::ContentsError;
 use crate::page::PageRange;
 use crate::ram::CopyError;
+use crate::source::ImageError;
 
 /// Why a memory could not be written to a file. What was written of it is of no use: delete the file.
 #[derive(Debug, thiserror::Error)]
@@ -79,4 +81,79 @@ impl WriteError {
             _ => Self::File { offset, source },
         }
     }
+}
+
+/// Why a memory file is not what was saved, or cannot be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// It is of another length than the memory.
+    #[error(
+        "a memory file has {actual} bytes, and its memory {expected}: it is truncated, so take another copy"
+    )]
+    Size {
+        /// How long it is.
+        actual: u64,
+        /// How long the memory is.
+        expected: u64,
+    },
+    /// Its content is another.
+    #[error(
+        "{count} pages of a memory file are not what was saved, {} the first: take another copy of the snapshot",
+        ranges.first().copied().unwrap_or(PageRange { start: crate::PageIndex(0), count: 0 })
+    )]
+    Differ {
+        /// The first of them.
+        ranges: Vec<PageRange>,
+        /// How many there are.
+        count: u64,
+    },
+    /// It cannot be read.
+    #[error("reading {range} of a memory file failed: check the disk, or take another copy of the snapshot")]
+    Read {
+        /// What was read.
+        range: PageRange,
+        /// The answer of the host.
+        source: io::Error,
+    },
+    /// It was stopped.
+    #[error("verifying a memory file was cancelled: start it again")]
+    Cancelled,
+}
+
+/// Why a diff could not be laid over its base.
+#[derive(Debug, thiserror::Error)]
+pub enum OverlayError {
+    /// They are not of one memory. Nothing was written.
+    #[error(transparent)]
+    Contents(#[from] ContentsError),
+    /// The base is not what was saved. Nothing was written.
+    #[error("the base of a diff cannot be merged with it")]
+    Base(#[source] VerifyError),
+    /// The diff is not what was saved. If that was so before, nothing was written.
+    #[error("a diff cannot be merged with its base")]
+    Diff(#[source] VerifyError),
+    /// The base could not be written.
+    #[error(
+        "the base of a diff was not written at its offset {offset}: make room there, or mend the disk, and merge them again"
+    )]
+    Write {
+        /// Where, in bytes from its start.
+        offset: u64,
+        /// The answer of the host.
+        source: io::Error,
+    },
+    /// What was written may not be on the disk.
+    #[error("the base of a diff could not be brought to the disk: check it, and merge them again")]
+    Sync(#[source] io::Error),
+}
+
+/// Why memory files could not be opened as one memory.
+#[derive(Debug, thiserror::Error)]
+pub enum StackError {
+    /// One of the files is in the way.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The contents of one are those of another memory.
+    #[error(transparent)]
+    Contents(#[from] ContentsError),
 }

@@ -1,4 +1,4 @@
-//! The memory file of a snapshot.
+//! The memory file of a snapshot: written, verified, stacked.
 //!
 //! ```text
 //!   page        0   1   2   3   4   5
@@ -17,9 +17,12 @@
 //!
 //! | room | what it is for |
 //! |---|---|
-//! | `contents` | [`Contents`]: what a file holds, checked when it is loaded |
+//! | `contents` | [`Contents`]: what a file holds, checked when it is loaded; one over another |
 //! | `selection` | which pages to write, and how to read them without touching what was never touched |
 //! | `write` | RAM to a file, on some threads |
+//! | `verify` | a file against its contents |
+//! | `overlay` | a diff into its base |
+//! | `stack` | a base and its diffs, as a source of checked pages |
 //! | `file` | what is asked of a file, so that tests can let it fail |
 //! | `progress` | how far it is, and stopping it |
 //!
@@ -33,14 +36,20 @@
 mod contents;
 mod error;
 mod file;
+mod overlay;
 mod progress;
 mod selection;
+mod stack;
+mod verify;
 mod write;
 
 pub use contents::{Contents, ContentsError};
-pub use error::WriteError;
+pub use error::{OverlayError, StackError, VerifyError, WriteError};
+pub use overlay::overlay;
 pub use progress::Progress;
 pub use selection::Selection;
+pub use stack::Stack;
+pub use verify::{DIFFERING_MAX, verify};
 pub use write::{THREADS_MAX, WriteOptions, write};
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
 use super::error::WriteError;
-use super::file::length_of;
+use super::file::{length_of, read_all};
 use crate::page::{PageIndex, PageRange, PageSize};
 use crate::ram::GuestRam;
 use crate::uffd::Pagemap;
@@ -182,17 +182,4 @@ fn next_data(memfd: BorrowedFd<'_>, range: PageRange) -> io::Result<Option<PageR
     let hole = seek(memfd, SeekFrom::Hole(data.offset()))?;
     let end = PageIndex(hole.div_ceil(PageSize::Base4K.bytes())).min(range.end());
     Ok(Some(PageRange::between(data, end)))
-}
-
-fn read_all(memfd: BorrowedFd<'_>, range: PageRange, bytes: &mut [u8]) -> io::Result<()> {
-    let mut done = 0;
-    while done < bytes.len() {
-        match rustix::io::pread(memfd, &mut bytes[done..], range.start.offset() + done as u64) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(more) => done += more,
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
 }

@@ -16,7 +16,7 @@ use std::thread;
 
 use super::contents::Contents;
 use super::error::WriteError;
-use super::file::{MemoryFile, length_of, write_all};
+use super::file::{BATCH_PAGES, MemoryFile, batch_buffer, each_page, is_zero, length_of, write_all};
 use super::progress::Progress;
 use super::selection::{Found, Selected, Selection, Through};
 use crate::page::{BASE_PAGES_PER_HUGE, PageIndex, PageRange};
@@ -24,8 +24,6 @@ use crate::ram::GuestRam;
 
 /// How many threads write at most.
 pub const THREADS_MAX: usize = 8;
-/// How many pages are read at once: what stays in a processor's cache between reading, checking and writing.
-const BATCH_PAGES: u64 = 64;
 
 /// How a memory is written.
 #[derive(Debug, Clone, Copy, Default)]
@@ -143,7 +141,7 @@ impl Work<'_> {
 
     /// Writes chunks until there are no more.
     fn run(&self) -> Result<Vec<Part>, WriteError> {
-        let mut buffer = vec![0; length_of(PageRange { start: PageIndex(0), count: BATCH_PAGES })];
+        let mut buffer = batch_buffer();
         let mut parts = Vec::new();
         while let Some(chunk) = self.take() {
             let written = self.write_chunk(chunk, &mut buffer);
@@ -188,7 +186,7 @@ impl Work<'_> {
         for data in data_of(range, bytes, |page| !skips_zero || !is_zero(page)) {
             let skipped = length_of(PageRange::between(range.start, data.start));
             let bytes = &bytes[skipped..][..length_of(data)];
-            part.sums.extend(bytes.chunks(length_of(PageIndex(0).alone())).map(crc32c::crc32c));
+            part.sums.extend(each_page(data, bytes).map(|(_, page)| crc32c::crc32c(page)));
             part.data.push(data);
             write_all(self.file, bytes, data.start.offset()).map_err(|(offset, source)| {
                 let needed = PageRange { start: data.start, count: self.left.load(Ordering::Relaxed) };
@@ -229,7 +227,7 @@ fn batches(found: &[Found]) -> Vec<Batch> {
 /// The runs of `range` whose pages are data, by what `is_data` says of the bytes of each.
 fn data_of(range: PageRange, bytes: &[u8], is_data: impl Fn(&[u8]) -> bool) -> Vec<PageRange> {
     let mut runs: Vec<PageRange> = Vec::new();
-    for (page, bytes) in range.pages().zip(bytes.chunks(length_of(PageIndex(0).alone()))) {
+    for (page, bytes) in each_page(range, bytes) {
         match runs.last_mut() {
             _ if !is_data(bytes) => {}
             Some(last) if last.end() == page => last.count += 1,
@@ -237,9 +235,4 @@ fn data_of(range: PageRange, bytes: &[u8], is_data: impl Fn(&[u8]) -> bool) -> V
         }
     }
     runs
-}
-
-/// Whether all of `bytes` is zero. It looks at a block at a time, which the compiler makes a few wide instructions of.
-pub(super) fn is_zero(bytes: &[u8]) -> bool {
-    bytes.chunks(256).all(|block| block.iter().fold(0, |all, byte| all | byte) == 0)
 }

@@ -7,7 +7,7 @@
 //!   content     a   B   0   0   a   b
 //! ```
 //!
-//! Where the holes are is asked when the image is opened, not for each page. So a page that became zero is *written*
+//! Where the holes are is asked when the image is opened, not for each page, or is known to who opens it. So a page that became zero is *written*
 //! to a diff, as zeros: were it left out, or its zeros punched out by a copy that makes files sparse, it would be what
 //! it was below. [`Checked`](super::Checked) finds that out.
 //!
@@ -16,7 +16,8 @@
 //! - Each file is as long as RAM when it is opened. What is cut off later is [`SourceError::Truncated`], never zero:
 //!   a hole that was there at the opening is zero, and data is read with its length looked at.
 //! - A page that is data in part is data.
-//! - Of each file at most [`EXTENTS_MAX`] extents are kept; of one that has more, the file is asked.
+//! - Of each file at most [`EXTENTS_MAX`] extents are kept; of one that has more, the file is asked. Those that are
+//!   known from elsewhere are kept all.
 
 mod error;
 mod extents;
@@ -81,7 +82,29 @@ impl Image {
         Self::open_bounded(paths, bytes, EXTENTS_MAX)
     }
 
+    /// The same of files whose data is known, so that nobody has to look for it: of each its runs, in order, inside of
+    /// the memory and with a hole between each and the next. All of them are kept.
+    ///
+    /// # Errors
+    ///
+    /// As of [`open`](Self::open).
+    pub fn open_known<P: AsRef<Path>>(
+        layers: &[(P, Vec<PageRange>)],
+        bytes: u64,
+    ) -> Result<Self, ImageError> {
+        let paths: Vec<_> = layers.iter().map(|(path, _)| path).collect();
+        Self::open_by(&paths, bytes, |layer, _, _| Ok(Extents::Known(layers[layer].1.clone())))
+    }
+
     fn open_bounded<P: AsRef<Path>>(paths: &[P], bytes: u64, extents_max: usize) -> Result<Self, ImageError> {
+        Self::open_by(paths, bytes, |_, file, pages| Extents::find(file, pages, extents_max))
+    }
+
+    fn open_by<P: AsRef<Path>>(
+        paths: &[P],
+        bytes: u64,
+        find: impl Fn(usize, &File, PageRange) -> io::Result<Extents>,
+    ) -> Result<Self, ImageError> {
         if paths.is_empty() {
             return Err(ImageError::NoLayers);
         }
@@ -93,8 +116,8 @@ impl Image {
         }
         let pages = PageRange::between(PageIndex(0), PageIndex::at_offset(bytes));
         let mut layers: Vec<Layer> = Vec::with_capacity(paths.len());
-        for path in paths {
-            let layer = Layer::open(path.as_ref(), pages, extents_max)?;
+        for (index, path) in paths.iter().enumerate() {
+            let layer = Layer::open(path.as_ref(), pages, |file| find(index, file, pages))?;
             if layers.iter().any(|other| other.identity == layer.identity) {
                 return Err(ImageError::Twice { path: layer.path });
             }
@@ -164,7 +187,11 @@ impl Image {
 }
 
 impl Layer {
-    fn open(path: &Path, pages: PageRange, extents_max: usize) -> Result<Self, ImageError> {
+    fn open(
+        path: &Path,
+        pages: PageRange,
+        find: impl FnOnce(&File) -> io::Result<Extents>,
+    ) -> Result<Self, ImageError> {
         let path = path.to_owned();
         let host = |source| ImageError::Host { path: path.clone(), source };
         // Opening a pipe would wait for its writer.
@@ -175,7 +202,7 @@ impl Layer {
             return Err(ImageError::Kind { path });
         }
         check_length(&path, extents::length(&file).map_err(host)?, pages.bytes())?;
-        let extents = Extents::find(&file, pages, extents_max).map_err(host)?;
+        let extents = find(&file).map_err(host)?;
         // What is cut off while the holes are looked for would be one.
         check_length(&path, extents::length(&file).map_err(host)?, pages.bytes())?;
         Ok(Self { file, identity: (metadata.dev(), metadata.ino()), extents, path })
