@@ -50,10 +50,10 @@ const fn word(function: u32, index: u32, register: Register, ignored: u32, names
     Word { function, index, register, ignored, names }
 }
 
-/// OSXSAVE.
-const LEAF_1_ECX_IGNORED: u32 = 1 << 27;
-/// More than one logical processor.
-const LEAF_1_EDX_IGNORED: u32 = 1 << 28;
+/// OSXSAVE, and that there is a hypervisor: this program says that to every guest.
+const LEAF_1_ECX_IGNORED: u32 = 1 << 27 | 1 << 31;
+/// Whether the local APIC is switched on, and whether there is more than one logical processor.
+const LEAF_1_EDX_IGNORED: u32 = 1 << 9 | 1 << 28;
 /// OSPKE.
 const LEAF_7_ECX_IGNORED: u32 = 1 << 4;
 /// AMD's legacy way to say that there is more than one logical processor.

@@ -28,8 +28,8 @@ pub struct HostFacts {
     pub model: u32,
     /// The processor's name, as the vendor writes it; empty where KVM does not pass it on.
     pub brand: String,
-    /// What KVM can give a guest.
-    pub supported: Vec<Uapi<kvm_cpuid_entry2>>,
+    /// What CPUID answers a vCPU that is given all that KVM has to give.
+    pub cpuid: Vec<Uapi<kvm_cpuid_entry2>>,
     /// How fast the time stamp counter of a new vCPU counts; `None` where KVM does not know.
     pub tsc_khz: Option<u32>,
     /// Whether a guest's counter can have another frequency.
@@ -41,35 +41,40 @@ pub struct HostFacts {
 }
 
 impl HostFacts {
-    /// Asks this host, of which `vcpu` is a new vCPU and `extent` what KVM holds of one.
+    /// Asks this host by `vcpu`, a new vCPU whose CPUID is set for that; `extent` is what KVM holds of one.
     ///
     /// # Errors
     ///
     /// KVM's refusal to say.
     pub fn of(kvm: &Kvm, vcpu: &VcpuFd, extent: &Extent) -> Result<Self, StateError> {
-        let cpuid =
-            kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(refused("list its CPUID leaves"))?;
-        let mut supported: Vec<_> = cpuid.as_slice().iter().copied().map(Uapi).collect();
-        if kvm.check_extension(Cap::TscDeadlineTimer) {
-            // KVM can emulate it and says so elsewhere.
-            supported
-                .iter_mut()
-                .filter(|leaf| leaf.0.function == 1)
-                .for_each(|leaf| leaf.0.ecx |= TSC_DEADLINE);
-        }
-        let (family, model) = family_and_model(leaf(&supported, 1, 0).map_or(0, |leaf| leaf.eax));
+        let cpuid = answers(kvm, vcpu)?;
+        let (family, model) = family_and_model(leaf(&cpuid, 1, 0).map_or(0, |leaf| leaf.eax));
         Ok(Self {
-            vendor: vendor(&supported),
+            vendor: vendor(&cpuid),
             family,
             model,
-            brand: brand(&supported),
-            supported,
+            brand: brand(&cpuid),
+            cpuid,
             tsc_khz: vcpu.get_tsc_khz().ok(),
             can_scale_tsc: extent.can_scale_tsc,
             msr_count: extent.msrs.len(),
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         })
     }
+}
+
+/// What `vcpu` answers that is given all there is. It is read back, since a KVM that does not trap CPUID (PVM) gives a
+/// guest more than it lists.
+fn answers(kvm: &Kvm, vcpu: &VcpuFd) -> Result<Vec<Uapi<kvm_cpuid_entry2>>, StateError> {
+    let mut all = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(refused("list its CPUID leaves"))?;
+    if kvm.check_extension(Cap::TscDeadlineTimer) {
+        // KVM can emulate it and says so elsewhere.
+        let ones = all.as_mut_slice().iter_mut().filter(|leaf| leaf.function == 1);
+        ones.for_each(|leaf| leaf.ecx |= TSC_DEADLINE);
+    }
+    vcpu.set_cpuid2(&all).map_err(refused("set CPUID"))?;
+    let answers = vcpu.get_cpuid2(KVM_MAX_CPUID_ENTRIES).map_err(refused("read CPUID"))?;
+    Ok(answers.as_slice().iter().copied().map(Uapi).collect())
 }
 
 /// Why a saved vCPU cannot live on a host.
@@ -121,13 +126,13 @@ impl VcpuState {
     /// [`Unfit`], with everything that is missing.
     pub fn check(&self, host: &HostFacts) -> Result<(), Unfit> {
         let saved_vendor = vendor(&self.cpuid);
-        let bits = (physical_bits(&self.cpuid), physical_bits(&host.supported));
+        let bits = (physical_bits(&self.cpuid), physical_bits(&host.cpuid));
         let tsc_khz = self.tsc_khz.zip(host.tsc_khz);
         let unfit = Unfit {
             vendors: (saved_vendor != host.vendor).then(|| (saved_vendor, host.vendor.clone())),
             tsc_khz: tsc_khz.filter(|&(saved, khz)| !tsc_fits(saved, khz, host.can_scale_tsc)),
             physical_bits: (bits.0 > bits.1).then_some(bits),
-            features: WORDS.iter().flat_map(|word| lacking(word, &self.cpuid, &host.supported)).collect(),
+            features: WORDS.iter().flat_map(|word| lacking(word, &self.cpuid, &host.cpuid)).collect(),
         };
         if unfit == Unfit::default() { Ok(()) } else { Err(unfit) }
     }

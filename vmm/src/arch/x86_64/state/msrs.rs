@@ -2,6 +2,8 @@
 //!
 //! KVM tells which it has (`KVM_GET_MSR_INDEX_LIST`), but for two kinds that it keeps nevertheless: memory type ranges
 //! and machine check banks. Those are asked for too; a KVM that lacks one refuses it, and it is left out.
+//!
+//! Hyper-V's are listed and left out: no guest is told of them, some are clocks, and to set one makes KVM play Hyper-V.
 
 use std::collections::HashSet;
 
@@ -13,12 +15,19 @@ use super::{StateError, refused};
 
 const IA32_TSC: u32 = 0x10;
 const IA32_TSC_DEADLINE: u32 = 0x6e0;
+/// Decades, at any frequency.
+const FAR_AWAY: u64 = 1 << 62;
 /// Memory types: the default, the fixed ranges, and eight variable ones (Intel SDM, volume 3, "MTRRs").
 const MTRR_DEF_TYPE: u32 = 0x2ff;
 const MTRR_FIXED: [u32; 11] = [0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f];
 const MTRR_VARIABLE: std::ops::Range<u32> = 0x200..0x210;
 /// Machine check banks: control, status, address and more of each of KVM's 32.
 const MC_BANKS: std::ops::Range<u32> = 0x400..0x480;
+
+/// Hyper-V's (arch/x86/include/asm/hyperv-tlfs.h).
+const HYPER_V: std::ops::Range<u32> = 0x4000_0000..0x4000_0200;
+/// How many registers KVM takes at once: its limit is the first number that it does not take (`E2BIG`).
+const AT_ONCE_MAX: usize = KVM_MAX_MSR_ENTRIES - 1;
 
 /// A register and what was in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,9 +41,10 @@ pub struct SavedMsr {
 /// All registers that this host's KVM may have of a vCPU, each once.
 pub(super) fn list(kvm: &Kvm) -> Result<Vec<u32>, StateError> {
     let listed = kvm.get_msr_index_list().map_err(refused("list its MSRs"))?;
+    let listed = listed.as_slice().iter().copied().filter(|index| !HYPER_V.contains(index));
     let unlisted = MTRR_FIXED.into_iter().chain(MTRR_VARIABLE).chain([MTRR_DEF_TYPE]).chain(MC_BANKS);
     let mut seen = HashSet::new();
-    Ok(listed.as_slice().iter().copied().chain(unlisted).filter(|index| seen.insert(*index)).collect())
+    Ok(listed.chain(unlisted).filter(|index| seen.insert(*index)).collect())
 }
 
 /// The value of each of `indices` that KVM gives.
@@ -42,7 +52,7 @@ pub(super) fn save(vcpu: &VcpuFd, indices: &[u32]) -> Result<Vec<SavedMsr>, Stat
     let mut saved = Vec::with_capacity(indices.len());
     let mut rest = indices;
     while !rest.is_empty() {
-        let chunk = &rest[..rest.len().min(KVM_MAX_MSR_ENTRIES)];
+        let chunk = &rest[..rest.len().min(AT_ONCE_MAX)];
         let entries: Vec<_> = chunk.iter().map(|&index| entry(index, 0)).collect();
         let mut msrs = as_list(&entries);
         // KVM reads on until it refuses one, and tells how many it has read.
@@ -67,15 +77,10 @@ pub(super) fn save(vcpu: &VcpuFd, indices: &[u32]) -> Result<Vec<SavedMsr>, Stat
 /// register has that value already, as read-only ones do. A zero that is refused is left out with a warning: zero is
 /// what a feature's register holds which the guest does not use. Any other is an error that names it.
 pub(super) fn restore(vcpu: &VcpuFd, saved: &[SavedMsr]) -> Result<(), StateError> {
-    let mut ordered = saved.to_vec();
-    ordered.sort_by_key(|msr| match msr.index {
-        IA32_TSC => 0,
-        IA32_TSC_DEADLINE => 2,
-        _ => 1,
-    });
+    let ordered = in_order(saved);
     let mut rest = &ordered[..];
     while !rest.is_empty() {
-        let chunk = &rest[..rest.len().min(KVM_MAX_MSR_ENTRIES)];
+        let chunk = &rest[..rest.len().min(AT_ONCE_MAX)];
         let entries: Vec<_> = chunk.iter().map(|msr| entry(msr.index, msr.value)).collect();
         let mut done = vcpu.set_msrs(&as_list(&entries)).map_err(refused("set MSRs"))?.min(chunk.len());
         if let Some(&msr) = chunk.get(done) {
@@ -85,6 +90,27 @@ pub(super) fn restore(vcpu: &VcpuFd, saved: &[SavedMsr]) -> Result<(), StateErro
         rest = &rest[done..];
     }
     Ok(())
+}
+
+/// Makes `vcpu`, the first of its VM, take the counter that [`restore`] gives it, by a write of one that is far away.
+///
+/// Before Linux 6.7 KVM takes a counter for an attempt to be in step with the VM's others which is less than a second
+/// from theirs: and those have been counting from zero since they were made. So that of a guest which was saved in its
+/// first second would go back. The other vCPUs are then in step with this one.
+pub(super) fn unlock_counter(vcpu: &VcpuFd, saved: &[SavedMsr]) -> Result<(), StateError> {
+    let Some(counter) = saved.iter().find(|msr| msr.index == IA32_TSC) else { return Ok(()) };
+    let far = entry(IA32_TSC, counter.value ^ FAR_AWAY);
+    vcpu.set_msrs(&as_list(&[far])).map(drop).map_err(refused("set the TSC"))
+}
+
+pub(super) fn in_order(saved: &[SavedMsr]) -> Vec<SavedMsr> {
+    let mut ordered = saved.to_vec();
+    ordered.sort_by_key(|msr| match msr.index {
+        IA32_TSC => 0,
+        IA32_TSC_DEADLINE => 2,
+        _ => 1,
+    });
+    ordered
 }
 
 /// Whether the guest can do without `msr`, which KVM has refused.

@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 use super::host::tsc_fits;
 use super::{Extent, SavedMsr, StateError, Uapi, msrs, refused, xsave};
 
+/// `IA32_APIC_BASE`: this is the processor that boots the others.
+const APIC_BASE_BSP: u64 = 1 << 8;
+
 /// What is saved of one vCPU. There is no nested state: guests are offered neither VMX nor SVM.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VcpuState {
@@ -73,7 +76,8 @@ impl VcpuState {
     }
 
     /// Puts all of it into `vcpu`, which is new and has not run. Guest memory must be there, and interrupt controllers
-    /// in KVM; [`super::PlatformState`] comes after all vCPUs.
+    /// in KVM. The VM's first vCPU comes first, since the counters of the others fall into step with its own;
+    /// [`super::PlatformState`] comes after all vCPUs.
     ///
     /// # Errors
     ///
@@ -96,6 +100,9 @@ impl VcpuState {
         vcpu.set_debug_regs(&self.debugregs.0).map_err(refused("set debug registers"))?;
         // Before MSRs: KVM drops a deadline for an APIC whose timer is not in that mode.
         vcpu.set_lapic(&self.lapic.0).map_err(refused("set the local APIC"))?;
+        if self.sregs.0.apic_base & APIC_BASE_BSP != 0 {
+            msrs::unlock_counter(vcpu, &self.msrs)?;
+        }
         msrs::restore(vcpu, &self.msrs)?;
         // Last: what is pending goes to the guest as it is now.
         vcpu.set_vcpu_events(&self.events.0).map_err(refused("set pending events"))?;

@@ -4,6 +4,7 @@
 //! and ESI, and copies XMM0, all without end. The first has the interval timer's interrupts, the second those of its
 //! local APIC.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -130,6 +131,8 @@ pub(super) struct Machine {
     pub(super) extent: Arc<Extent>,
     pub(super) vm: VmFd,
     pub(super) ram: GuestRam,
+    /// The buses' word for a guest that has ended.
+    pub(super) ended: Arc<AtomicBool>,
 }
 
 impl Machine {
@@ -168,18 +171,16 @@ impl Machine {
         platform::create(&vm).unwrap();
         let extent = Arc::new(Extent::of(kvm, &vm).unwrap());
         let (sender, events) = channel();
-        let buses = Buses {
-            ports: Arc::clone(&peers.port_bus),
-            mmio: Arc::clone(&peers.mmio_bus),
-            ended: Arc::default(),
-        };
+        let ended = Arc::<AtomicBool>::default();
+        let (ports, mmio) = (Arc::clone(&peers.port_bus), Arc::clone(&peers.mmio_bus));
+        let buses = Buses { ports, mmio, ended: Arc::clone(&ended) };
         let vcpus = (0..VCPUS).map(|index| {
             let vcpu = vm.create_vcpu(index.into()).unwrap();
             set_up(&vcpu, &extent, index);
             let ways = Ways { buses: buses.clone(), ram: ram.clone() };
             Vcpu::spawn(index, vcpu, ways, VcpuMetrics::default(), Notifier::new(sender.clone())).unwrap()
         });
-        Self { vcpus: Vcpus(vcpus.collect()), events, extent, vm, ram }
+        Self { vcpus: Vcpus(vcpus.collect()), events, extent, vm, ram, ended }
     }
 
     /// All of it; its vCPUs are paused.

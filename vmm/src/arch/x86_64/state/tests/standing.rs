@@ -1,5 +1,7 @@
 //! When a vCPU can be saved, through its thread.
 
+use std::sync::atomic::Ordering;
+
 use super::guest::{Machine, Peers};
 use super::round_trip::assert_whole;
 use crate::kvm;
@@ -31,5 +33,28 @@ fn a_pause_ends_the_last_access() {
         let states = machine.vcpus.save(&machine.extent).unwrap();
         states.iter().enumerate().for_each(|(index, state)| assert_whole(state, &peers, index));
     }
+    machine.vcpus.stop().unwrap();
+}
+
+/// Its last access is not finished, and a pause does not finish it.
+#[test]
+fn one_whose_guest_has_ended_is_not_saved() {
+    let kvm = kvm::open().unwrap();
+    let mut machine = Machine::new(&kvm, &Peers::new());
+    machine.ended.store(true, Ordering::Release);
+    machine.vcpus.resume().unwrap();
+    // Each writes to its port sooner or later, and stays out then.
+    let is_out = |machine: &mut Machine| {
+        machine.vcpus.pause().unwrap();
+        let saved = machine.vcpus.save(&machine.extent);
+        saved.is_err_and(|error| matches!(error, VcpuError::NotPaused { .. }))
+    };
+    for _ in 0..10_000 {
+        if is_out(&mut machine) {
+            break;
+        }
+        machine.vcpus.resume().unwrap();
+    }
+    assert!(is_out(&mut machine), "another pause changes nothing");
     machine.vcpus.stop().unwrap();
 }
