@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | anonymous, hugetlb | what the page tables know of | the mapping |
 //! | memfd, shared | the data of the memfd; of hugetlb all, as it tells no holes | the memfd |
-//! | memfd, private | what the page tables know of, and besides the data of the memfd | the mapping; the memfd |
+//! | memfd, private; a saved file | what the page tables know of, and besides the data of the file | the mapping; the file |
 //!
 //! Nothing is allocated by any of these. All other pages are read through the mapping, where whoever serves them is
 //! asked for what is missing.
@@ -38,7 +38,7 @@ pub enum Selection<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Through {
     Mapping,
-    Memfd,
+    Below,
 }
 
 /// Pages to be written.
@@ -54,7 +54,7 @@ pub(super) struct Selected<'a> {
     selection: Selection<'a>,
     /// Looked at where it says which pages there are.
     pagemap: Option<Pagemap>,
-    /// The data of the memfd, where that is looked at. Asked for once: the kernel goes on to the end of a run of data
+    /// The data of the memfd or saved file, where that is looked at. Asked for once: the kernel goes on to the end of a run of data
     /// for each part of it that is asked for.
     cached: Vec<PageRange>,
 }
@@ -69,8 +69,8 @@ impl<'a> Selected<'a> {
             if !ram.backing().shares_writes() {
                 pagemap = Some(Pagemap::open().map_err(WriteError::Backed)?);
             }
-            if let Some(memfd) = ram.memfd() {
-                cached = data_of(memfd, ram.pages()).map_err(WriteError::Backed)?;
+            if let Some(below) = ram.below() {
+                cached = data_of(below, ram.pages()).map_err(WriteError::Backed)?;
             }
         }
         Ok(Self { ram, selection, pagemap, cached })
@@ -101,7 +101,7 @@ impl<'a> Selected<'a> {
 
     /// The pages of `range` that the host has.
     fn backed(&self, range: PageRange) -> io::Result<Vec<Found>> {
-        let cached = |range| cut(&self.cached, range).map(|range| Found { range, through: Through::Memfd });
+        let cached = |range| cut(&self.cached, range).map(|range| Found { range, through: Through::Below });
         let mut found = Vec::new();
         let mut rest = range;
         if let Some(pagemap) = &self.pagemap {
@@ -122,14 +122,14 @@ impl<'a> Selected<'a> {
         through: Through,
         bytes: &mut [u8],
     ) -> Result<(), WriteError> {
-        let memfd = match (through, self.ram.memfd()) {
-            (Through::Memfd, Some(memfd)) => memfd,
+        let below = match (through, self.ram.below()) {
+            (Through::Below, Some(below)) => below,
             _ => return Ok(self.ram.copy_out(ranges, bytes)?),
         };
         let mut rest = bytes;
         for &range in ranges {
             let (now, later) = rest.split_at_mut(length_of(range));
-            read_all(memfd, range, now).map_err(|source| WriteError::Cache { range, source })?;
+            read_all(below, range, now).map_err(|source| WriteError::Cache { range, source })?;
             rest = later;
         }
         Ok(())

@@ -77,6 +77,10 @@ impl Mapping {
         self.base.as_ptr().addr() as u64
     }
 
+    pub(super) fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(AsFd::as_fd)
+    }
+
     pub(super) fn memfd(&self) -> Option<BorrowedFd<'_>> {
         self.file.as_ref().filter(|_| self.backing.has_page_cache()).map(AsFd::as_fd)
     }
@@ -95,29 +99,26 @@ impl Mapping {
         Some(unsafe { VolatileSlice::new(start, count) })
     }
 
-    /// `MADV_REMOVE` where what the guest wrote is in a memfd, whose page cache would keep the content; zero pages in
-    /// place of a saved file's, which would show again; else `MADV_DONTNEED`.
+    /// `MADV_REMOVE` where what the guest wrote is in a memfd, whose page cache would keep the content; else
+    /// `MADV_DONTNEED`. Of a saved file, which would show again, nothing can be thrown away.
     pub(super) fn discard(&self, range: PageRange) -> io::Result<()> {
         let (offset, len) = self.locate(range)?;
         if range.is_empty() {
             return Ok(());
+        }
+        if self.backing == Backing::FilePrivate {
+            let what =
+                "pages of a mapped memory file cannot be thrown away: restore with the backend type Lazy";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, what));
         }
         let advice = if self.backing.shares_writes() { libc::MADV_REMOVE } else { libc::MADV_DONTNEED };
         let watchers = self.watchers.current();
         watchers.iter().for_each(|watcher| watcher.before_discard(range));
         // SAFETY: the offset is inside the mapping, as just checked.
         let start = unsafe { self.base.as_ptr().add(offset) };
-        let is_done = if self.backing == Backing::FilePrivate {
-            let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-            let prot = libc::PROT_READ | libc::PROT_WRITE;
-            // SAFETY: the range is part of this mapping, whose content is volatile to all who read it.
-            let mapped = unsafe { libc::mmap(start.cast(), len, prot, flags, -1, 0) };
-            mapped != libc::MAP_FAILED
-        } else {
-            // SAFETY: the range is part of this mapping, whose content is volatile to all who read it.
-            unsafe { libc::madvise(start.cast(), len, advice) == 0 }
-        };
-        let answer = if is_done { Ok(()) } else { Err(io::Error::last_os_error()) };
+        // SAFETY: the range is part of this mapping, whose content is volatile to all who read it.
+        let result = unsafe { libc::madvise(start.cast(), len, advice) };
+        let answer = if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
         watchers.iter().for_each(|watcher| watcher.after_discard(range));
         answer
     }

@@ -164,7 +164,7 @@ impl GuestRam {
     ///
     /// # Errors
     ///
-    /// For pages outside of the RAM, or parts of huge ones; and the host's refusal.
+    /// For pages outside of the RAM, or parts of huge ones; of RAM over a saved file; and the host's refusal.
     pub fn discard(&self, range: PageRange) -> io::Result<()> {
         self.mapping.discard(range)
     }
@@ -219,6 +219,11 @@ impl GuestRam {
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         self.regions.iter().map(|region| region.range().size_bytes).sum()
+    }
+
+    /// What shows where the RAM has no page of its own: the memfd behind it, or the saved file.
+    pub(crate) fn below(&self) -> Option<BorrowedFd<'_>> {
+        self.mapping.file()
     }
 
     /// The memfd behind this RAM, where it is one.

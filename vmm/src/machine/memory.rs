@@ -126,7 +126,11 @@ impl Memory {
         notifier: &Notifier,
     ) -> Result<Self, MemoryError> {
         // Fresh memory can be had again, where a start fails.
-        let plan = if matches!(plan, MemoryPlan::Fresh) { MemoryPlan::Fresh } else { std::mem::replace(plan, MemoryPlan::Spent) };
+        let plan = if matches!(plan, MemoryPlan::Fresh) {
+            MemoryPlan::Fresh
+        } else {
+            std::mem::replace(plan, MemoryPlan::Spent)
+        };
         match plan {
             MemoryPlan::Fresh => Ok(Self::unserved(GuestRam::new(ranges, backing(huge_pages))?)),
             MemoryPlan::File(file) => Ok(Self::unserved(GuestRam::over_file(ranges, file)?)),

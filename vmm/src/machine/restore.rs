@@ -94,8 +94,7 @@ fn furnish(
             state.restore(vcpu, &extent)?;
         }
         saved.platform.restore(&vm, clock)?;
-        let devices =
-            Devices::attach(&vm, memory.ram(), resources, options, notifier, Some(&saved.devices))?;
+        let devices = Devices::attach(&vm, memory.ram(), resources, options, notifier, Some(&saved.devices))?;
         Ok(devices)
     };
     let devices: Devices = match made() {

@@ -1,16 +1,24 @@
 //! `faultless snapshot`: a snapshot's files without a VM.
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use api::cli::{SnapshotArgs, SnapshotOperation, table};
-use memory::image::{self, Stack, StackError, VerifyError, WriteError};
+use memory::PageIndex;
+use memory::image::{self, Stack, StackError, VerifyError};
+use memory::source::{Content, PageReader, SourceError};
 use serde::Serialize;
 
 use super::file::{self, Aside, AsideError, BuildError, FileError, SnapshotId, StateFile};
 use super::load::{LoadError, chain};
 use super::saved::{DecodeError, MemoryState, Saved};
 use crate::error;
+
+/// How much is copied at a time.
+const COPY_BYTES: usize = 256 << 10;
 
 /// Why nothing could be done with a snapshot's files.
 #[derive(Debug, thiserror::Error)]
@@ -27,12 +35,16 @@ enum FilesError {
     Stack(#[from] StackError),
     #[error(transparent)]
     Place(#[from] AsideError),
-    #[error("the memory file cannot be written")]
-    Write(#[from] WriteError),
+    #[error("cannot open the memory file {}", path.display())]
+    Open { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Read(#[from] SourceError),
+    #[error("the memory file cannot be written: see that there is room for it")]
+    Write(#[source] io::Error),
     #[error(transparent)]
     Build(#[from] BuildError),
     #[error("cannot draw a random id for the snapshot")]
-    Id(#[from] std::io::Error),
+    Id(#[from] io::Error),
 }
 
 /// What is in a state file, for people and programs.
@@ -83,10 +95,8 @@ impl Inspection {
             state: parent.state_path,
             memory: parent.memory_path,
         });
-        let drive = |drive: api::types::Drive| Drive {
-            drive_id: drive.drive_id,
-            path_on_host: drive.path_on_host,
-        };
+        let drive =
+            |drive: api::types::Drive| Drive { drive_id: drive.drive_id, path_on_host: drive.path_on_host };
         let section = |section: file::Section<'_>| SectionFacts {
             name: section.name.to_string(),
             version: section.version,
@@ -157,7 +167,8 @@ fn verify(state: &Path, memory: &Path) -> Result<Outcome, FilesError> {
     let mut outcome = Outcome { memory_files: files.len(), pages: 0 };
     for (path, contents) in files {
         let pages = contents.data_pages();
-        let verified = image::verify(&path, &contents, None);
+        let file = File::open(&path).map_err(|source| FilesError::Open { path: path.clone(), source })?;
+        let verified = image::verify(&file, &contents, None);
         verified.map_err(|source| FilesError::Verify { path, source })?;
         outcome.pages += pages;
     }
@@ -167,14 +178,36 @@ fn verify(state: &Path, memory: &Path) -> Result<Outcome, FilesError> {
 /// Writes what a stack of memory files shows to one file.
 fn rebase(state: &Path, memory: &Path, to_state: &Path, to_memory: &Path) -> Result<Outcome, FilesError> {
     let saved = Saved::decode(&file::read(state)?)?;
-    let stack = Stack::open(chain(&saved, memory)?)?;
-    let (memory_files, id) = (stack.len(), SnapshotId::random()?);
+    let layers = chain(&saved, memory)?;
+    let stack = Stack::open(&layers, saved.memory.contents.pages().bytes())?;
+    let id = SnapshotId::random()?;
     let (to_memory, to_state) = (Aside::create(to_memory)?, Aside::create(to_state)?);
-    let contents = stack.flatten(to_memory.file())?;
+    flatten(&stack, to_memory.file())?;
+    let contents = stack.contents().clone();
     let pages = contents.data_pages();
     let memory = MemoryState { contents, parent: None, regions: saved.memory.regions.clone() };
     let whole = Saved { id, memory, ..saved };
     to_state.write_all(&whole.encode().finish()?)?;
     file::place(to_memory, to_state)?;
-    Ok(Outcome { memory_files, pages })
+    Ok(Outcome { memory_files: layers.len(), pages })
+}
+
+/// Writes what `stack` shows, checked page by page; what it has no data of stays a hole.
+fn flatten(stack: &Stack, file: &File) -> Result<(), FilesError> {
+    let mut reader = stack.reader();
+    let mut buffer = vec![0; COPY_BYTES];
+    file.set_len(stack.contents().pages().bytes()).map_err(FilesError::Write)?;
+    for data in stack.contents().data() {
+        let mut rest = data;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(PageIndex::at_offset(COPY_BYTES as u64).0);
+            let bytes = &mut buffer[..usize::try_from(now.bytes()).expect("it fits the buffer")];
+            if reader.read(now, bytes)? == Content::Zero {
+                bytes.fill(0);
+            }
+            file.write_all_at(bytes, now.start.offset()).map_err(FilesError::Write)?;
+            rest = later;
+        }
+    }
+    Ok(())
 }

@@ -76,7 +76,9 @@ pub enum LoadError {
         path: PathBuf,
     },
     /// Too many diffs.
-    #[error("the snapshot is a diff over {CHAIN_MAX} others and more: make it whole with `faultless snapshot rebase`")]
+    #[error(
+        "the snapshot is a diff over {CHAIN_MAX} others and more: make it whole with `faultless snapshot rebase`"
+    )]
     Deep,
 }
 
@@ -98,8 +100,7 @@ impl Loaded {
     pub fn read(path: &Path, memory: &Path) -> Result<Self, LoadError> {
         let saved = Saved::decode(&file::read(path)?)?;
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let parent =
-            Parent { id: saved.id.0, state_path: absolute(path), memory_path: absolute(memory) };
+        let parent = Parent { id: saved.id.0, state_path: absolute(path), memory_path: absolute(memory) };
         Ok(Self { saved, parent })
     }
 
@@ -122,9 +123,13 @@ impl Loaded {
 
     fn huge_pages(&self, wanted: RestoredHugePages) -> HugePages {
         match wanted {
-            RestoredHugePages::Snapshot => {
-                self.saved.config.machine_config.as_ref().map(|machine| machine.huge_pages).unwrap_or_default()
-            }
+            RestoredHugePages::Snapshot => self
+                .saved
+                .config
+                .machine_config
+                .as_ref()
+                .map(|machine| machine.huge_pages)
+                .unwrap_or_default(),
             RestoredHugePages::None => HugePages::None,
             RestoredHugePages::Transparent => HugePages::Transparent,
             RestoredHugePages::Hugetlb2M => HugePages::Hugetlb2M,
@@ -144,7 +149,8 @@ impl Loaded {
     }
 
     fn serve(&self, path: &Path, huge_pages: HugePages, lazy: LazyOptions) -> Result<MemoryPlan, LoadError> {
-        let stack = Stack::open(chain(&self.saved, path)?)?;
+        let bytes = self.saved.memory.contents.pages().bytes();
+        let stack = Stack::open(&chain(&self.saved, path)?, bytes)?;
         let (source, reader) = (stack.reader(), stack.reader());
         let rate_mib_s = lazy.fill_mib_s.map(|rate| u32::try_from(rate).unwrap_or(u32::MAX));
         let fill = FillOptions {

@@ -15,8 +15,8 @@
 use std::path::PathBuf;
 
 use api::types::VmConfig;
-use memory::image::Contents;
 use memory::RamRange;
+use memory::image::Contents;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use vm_memory::GuestAddress;
@@ -100,7 +100,9 @@ pub enum DecodeError {
     #[error("the state file has no section {0}: it was not written whole; use another copy")]
     Missing(Kind),
     /// One is of a version that this program does not know.
-    #[error("the section {kind} was written in version {found}, and this program reads up to {known}: use a newer one")]
+    #[error(
+        "the section {kind} was written in version {found}, and this program reads up to {known}: use a newer one"
+    )]
     Version {
         /// Which.
         kind: Kind,
@@ -177,11 +179,15 @@ impl Saved {
         let machine = self.config.machine_config.as_ref();
         let machine = machine.ok_or(DecodeError::Contradiction("it has no machine configuration"))?;
         if self.vcpus.len() != usize::from(machine.vcpu_count) {
-            return Err(DecodeError::Contradiction("it has another number of vCPUs than it is configured for"));
+            return Err(DecodeError::Contradiction(
+                "it has another number of vCPUs than it is configured for",
+            ));
         }
         let bytes = self.memory.regions.iter().map(|(_, bytes)| *bytes).fold(0, u64::saturating_add);
         if bytes != machine.mem_size_mib.saturating_mul(1 << 20) {
-            return Err(DecodeError::Contradiction("its memory is of another size than it is configured for"));
+            return Err(DecodeError::Contradiction(
+                "its memory is of another size than it is configured for",
+            ));
         }
         if self.memory.contents.pages().bytes() != bytes {
             return Err(DecodeError::Contradiction("its memory file is of another size than its memory"));

@@ -271,3 +271,20 @@ fn progress_is_told_and_stops_it() {
     assert!(matches!(error, WriteError::Cancelled));
     assert_eq!(progress.done_pages(), 2048, "nothing more was done");
 }
+
+#[test]
+fn of_a_mapped_file_both_the_guests_pages_and_the_files_are_written() {
+    let saved = tempfile::tempfile().unwrap();
+    write(&striped(ANONYMOUS), UNSERVED, &saved, &options(1)).unwrap();
+    let ranges: Vec<_> = ram_of(ANONYMOUS, 8).regions().iter().map(crate::ram::RamRegion::range).collect();
+    let ram = GuestRam::over_file(&ranges, saved.try_clone().unwrap()).unwrap();
+    fill(&ram, pages(500, 1), 9);
+    fill(&ram, pages(700, 1), 9);
+    let (before, file) = (known(&ram), tempfile::tempfile().unwrap());
+    let contents = write(&ram, UNSERVED, &file, &options(2)).unwrap();
+    assert_eq!(known(&ram), before, "what was never touched is read from the file");
+    assert_eq!(contents.data_pages(), 2 + 50 + 49 + 1 + 1);
+    let mut memory = vec![0; 8 << 20];
+    ram.read_slice(&mut memory, GuestAddress(0)).unwrap();
+    assert!(read_file(&file, ram.pages()) == memory);
+}

@@ -143,9 +143,7 @@ impl Builder<'_> {
         let metrics = EntropyMetrics::default();
         let entropy = match self.saved.and_then(DevicesState::entropy) {
             Some(state) => Entropy::restore(state, metrics.clone())?,
-            None => {
-                Entropy::new(&device_config::limiter(config.rate_limiter.as_ref()), metrics.clone())?
-            }
+            None => Entropy::new(&device_config::limiter(config.rate_limiter.as_ref()), metrics.clone())?,
         };
         let entropy = Arc::new(Mutex::new(entropy));
         self.virtio(Arc::clone(&entropy), Saveable::Entropy(entropy))?;

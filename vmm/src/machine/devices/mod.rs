@@ -20,8 +20,8 @@ use devices::generation::{Generation, GenerationError};
 use devices::legacy::{I8042, I8042Error, I8042RestoreError, Rtc, RtcRestoreError, Serial, SerialError};
 use devices::metrics::{BlockMetrics, EntropyMetrics, I8042Metrics, UartMetrics};
 use devices::virtio::block::{Block, BlockError};
-use devices::virtio::rng::EntropyError;
 use devices::virtio::mmio::MmioRestoreError;
+use devices::virtio::rng::EntropyError;
 use devices::virtio::{MmioTransport, StartError};
 
 use super::device_config;
@@ -84,7 +84,9 @@ pub enum DeviceError {
         source: MmioRestoreError,
     },
     /// The snapshot has other virtio devices than its configuration names.
-    #[error("the snapshot has {saved} virtio devices and its configuration {configured}: it was not written by this program")]
+    #[error(
+        "the snapshot has {saved} virtio devices and its configuration {configured}: it was not written by this program"
+    )]
     Count {
         /// How many are saved.
         saved: usize,
