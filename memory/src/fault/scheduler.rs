@@ -244,6 +244,14 @@ impl Scheduler {
         self.failed(page, now)
     }
 
+    /// Whether there is prefetch to ask for, and room for it: what was in flight when it was asked for last may have been
+    /// answered since.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        let room = self.limits.in_flight_pages_max.saturating_sub(self.ahead.pages());
+        !self.prefetch.is_empty() && room >= self.granule.base_pages()
+    }
+
     /// Whether nothing is wanted and nothing in flight.
     #[must_use]
     pub fn is_idle(&self) -> bool {

@@ -161,13 +161,15 @@ impl Server {
         if !self.handler.can_wait() {
             return Ok(Ready { answers: has_answers, ..Ready::NOTHING });
         }
+        // A source that has answered at once leaves room to ask it for more, and tells of nothing later.
+        let goes_on = has_answers || self.handler.scheduler.has_more();
         // Faults that come without a pause are no reason to hear of nothing else.
-        if !has_answers && self.spins < SPINS_MAX && self.spin()? {
+        if !goes_on && self.spins < SPINS_MAX && self.spin()? {
             self.spins += 1;
             return Ok(Ready::NOTHING);
         }
         self.spins = 0;
-        let timeout = if has_answers { Some(Duration::ZERO) } else { self.handler.until_next_tick() };
+        let timeout = if goes_on { Some(Duration::ZERO) } else { self.handler.until_next_tick() };
         let ready = self.poll(timeout)?;
         Ok(Ready { answers: ready.answers || has_answers, ..ready })
     }

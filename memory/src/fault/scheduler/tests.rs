@@ -107,7 +107,9 @@ fn prefetch_has_a_limit_and_demand_does_not_wait_for_it() {
     assert_eq!(ask(&mut scheduler), [request(pages(0, 16), Priority::Prefetch)]);
     scheduler.demand(PageIndex(50));
     assert_eq!(ask(&mut scheduler), [request(pages(50, 1), Priority::Demand)]);
+    assert!(!scheduler.has_more(), "there is no room");
     answer(&mut scheduler, pages(0, 8));
+    assert!(scheduler.has_more());
     assert_eq!(ask(&mut scheduler), [request(pages(16, 8), Priority::Prefetch)]);
 }
 

@@ -5,7 +5,7 @@ use crate::fault::{FaultEngine, FillOptions, Options, Verb};
 use crate::map::PageState;
 use crate::ram::{Backing, GuestRam, RamRange, Sharing};
 use crate::source::pattern::{Pattern, PatternReader, fill_page};
-use crate::source::{InPlaceSource, Reading};
+use crate::source::{InPlaceSource, Reading, ZeroSource};
 use crate::uffd::Feature;
 use crate::uffd::tests::machine::kernel_has;
 use vm_memory::GuestAddress;
@@ -100,4 +100,16 @@ fn clones_share_what_none_of_them_wrote_and_keep_what_they_did() {
     let mut saved = vec![0; 4096];
     golden.read_cached(page(3), &mut saved).unwrap();
     assert!(is_original(3, &saved), "the memfd is as it was");
+}
+
+#[test]
+fn a_prefetch_of_more_than_may_be_in_flight_goes_on_by_itself() {
+    // The source answers at once, and has nothing to wake the engine with afterwards.
+    let ram = ram(ANONYMOUS, 32);
+    assert!(ram.pages().count > 3 * Options::default().limits.in_flight_pages_max);
+    let engine =
+        FaultEngine::start(ram.clone(), Box::new(ZeroSource::default()), None, &on_demand()).unwrap();
+    engine.prefetch(ram.pages());
+    until("all is there", || engine.map().count(PageState::Present) == ram.pages().count);
+    assert_serving(&engine);
 }
