@@ -19,54 +19,34 @@ mod demand;
 mod fill;
 mod footprint;
 mod heap;
-#[path = "../shared/host.rs"]
-mod host;
 mod options;
 mod place;
 mod protect;
 mod ram;
+#[path = "../shared/table.rs"]
 mod report;
+#[path = "../shared/row.rs"]
 mod row;
-#[path = "../shared/samples.rs"]
-mod samples;
+#[path = "../shared/mod.rs"]
+mod shared;
 mod threads;
 #[cfg(target_arch = "x86_64")]
 mod walk;
 
 use std::process::ExitCode;
 
-use host::Host;
-use options::{Options, Part};
+use options::{MENU, Options, Part};
 use report::Report;
+use shared::{host, samples};
 
 #[global_allocator]
 static ALLOCATOR: heap::Counting = heap::Counting;
 
 fn main() -> ExitCode {
-    let options = match Options::parse(std::env::args().skip(1)) {
-        Ok(options) => options,
-        Err(message) => {
-            eprintln!("{message}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let host = match Host::examine() {
-        Ok(host) => host,
-        Err(error) => {
-            eprintln!("bench: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let report = measure(host, &options);
-    if options.json {
-        println!("{:#}", report.to_json());
-    } else {
-        print!("{report}");
-    }
-    ExitCode::SUCCESS
+    shared::run(MENU, measure)
 }
 
-fn measure(host: Host, options: &Options) -> Report {
+fn measure(host: host::Host, options: &Options) -> Report {
     let effort = &options.effort;
     let processors = place::processors();
     let mut report = Report { host, sections: Vec::new() };

@@ -13,46 +13,24 @@
 mod disk;
 mod figure;
 mod footprint;
-#[path = "../shared/host.rs"]
-mod host;
 mod kick;
 mod options;
 mod report;
-#[path = "../shared/samples.rs"]
-mod samples;
+#[path = "../shared/mod.rs"]
+mod shared;
 mod start;
 
 use std::process::ExitCode;
 
-use host::Host;
-use options::{Options, Part};
+use options::{MENU, Options, Part};
 use report::Report;
+use shared::{host, samples};
 
 fn main() -> ExitCode {
-    let options = match Options::parse(std::env::args().skip(1)) {
-        Ok(options) => options,
-        Err(message) => {
-            eprintln!("{message}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let host = match Host::examine() {
-        Ok(host) => host,
-        Err(error) => {
-            eprintln!("bench: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let report = measure(host, &options);
-    if options.json {
-        println!("{:#}", report.to_json());
-    } else {
-        print!("{report}");
-    }
-    ExitCode::SUCCESS
+    shared::run(MENU, measure)
 }
 
-fn measure(host: Host, options: &Options) -> Report {
+fn measure(host: host::Host, options: &Options) -> Report {
     let effort = &options.effort;
     let mut report = Report { host, figures: Vec::new(), disk: Vec::new() };
     if options.wants(Part::Start) {

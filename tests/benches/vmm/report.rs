@@ -86,8 +86,8 @@ fn write_comparison(f: &mut fmt::Formatter<'_>, comparison: &Comparison) -> fmt:
     )
 }
 
-impl Report {
-    pub(crate) fn to_json(&self) -> Value {
+impl crate::shared::Report for Report {
+    fn to_json(&self) -> Value {
         json!({
             "host": self.host.to_json(),
             "figures": self.figures.iter().map(figure_json).collect::<Vec<_>>(),

@@ -1,4 +1,4 @@
-//! The tables for people, and the same for programs.
+//! A report of sections, each a table of rows: for people, and the same for programs.
 
 use std::fmt;
 
@@ -76,8 +76,8 @@ fn beside_text(beside: Option<&Beside>, digits: usize) -> String {
     )
 }
 
-impl Report {
-    pub(crate) fn to_json(&self) -> Value {
+impl crate::shared::Report for Report {
+    fn to_json(&self) -> Value {
         let sections = self.sections.iter().map(|section| {
             json!({ "title": section.title, "rows": section.rows.iter().map(row_json).collect::<Vec<_>>() })
         });
