@@ -63,7 +63,7 @@ impl Bare {
         Self::new(ram, Wait::Blocking, modes, features.into_iter().fold(Features::NONE, Features::with))
     }
 
-    fn new(ram: GuestRam, wait: Wait, modes: Modes, features: Features) -> Self {
+    pub(crate) fn new(ram: GuestRam, wait: Wait, modes: Modes, features: Features) -> Self {
         let fd = uffd::open(features).expect("this kernel has userfaultfd");
         let registered = Registered::new(fd, ram, modes).expect("memory of this kind can be registered");
         if wait == Wait::Blocking {
@@ -152,7 +152,7 @@ impl Bare {
     }
 
     /// Waits for a fault; gives the address of its page.
-    fn next_fault(&self) -> u64 {
+    pub(crate) fn next_fault(&self) -> u64 {
         let mut message: Message = [0; 4];
         loop {
             if self.wait == Wait::Polling {
@@ -168,7 +168,7 @@ impl Bare {
         }
     }
 
-    fn raw(&self) -> RawFd {
+    pub(crate) fn raw(&self) -> RawFd {
         self.registered.fd().as_raw_fd()
     }
 }

@@ -24,8 +24,8 @@ use crate::ram::{ANONYMOUS, HUGE, MEMFD, MIB, Memory, PAGE_BYTES, PAGES_PER_MIB,
 use crate::report::Section;
 use crate::row::{Promise, Ratio, Row, Unit};
 
-const CHUNK_BYTES: u64 = 2 * MIB;
-const CHUNK_STEP: usize = (CHUNK_BYTES / PAGE_BYTES) as usize;
+pub(crate) const CHUNK_BYTES: u64 = 2 * MIB;
+pub(crate) const CHUNK_STEP: usize = (CHUNK_BYTES / PAGE_BYTES) as usize;
 /// How often it is looked whether all is there.
 const LOOK_INTERVAL: Duration = Duration::from_micros(100);
 const WARM_UPS_MAX: usize = 6;
@@ -112,7 +112,7 @@ impl Figures {
 
 /// Has the host back memory for what is measured next: a virtual machine may have given free pages back to its own
 /// host, and each would come with a fault there, the more so as huge pages. It does so until that makes no difference.
-fn warm(mib: u64) {
+pub(crate) fn warm(mib: u64) {
     let mut last = Duration::MAX;
     for _ in 0..WARM_UPS_MAX {
         let ram = ram(HUGE, mib);
@@ -128,7 +128,7 @@ fn warm(mib: u64) {
     }
 }
 
-fn raw_hot(backing: Backing, mib: u64) -> f64 {
+pub(crate) fn raw_hot(backing: Backing, mib: u64) -> f64 {
     warm(mib);
     let bare = Bare::missing(ram(backing, mib), Wait::Blocking);
     let buffer = vec![0x77_u8; usize::try_from(CHUNK_BYTES).expect("2 MiB fit an address space")];
@@ -141,7 +141,7 @@ fn raw_hot(backing: Backing, mib: u64) -> f64 {
     throughput(mib, took)
 }
 
-fn raw_mapped(backing: Backing, mib: u64, memory: &Memory) -> f64 {
+pub(crate) fn raw_mapped(backing: Backing, mib: u64, memory: &Memory) -> f64 {
     warm(mib);
     let bare = Bare::missing(ram(backing, mib), Wait::Blocking);
     let mapped = memory.map(false);
@@ -163,7 +163,7 @@ pub(crate) enum Chunks {
     Begun,
 }
 
-fn filled(backing: Backing, mib: u64, memory: &Memory, chunks: Chunks) -> f64 {
+pub(crate) fn filled(backing: Backing, mib: u64, memory: &Memory, chunks: Chunks) -> f64 {
     warm(mib);
     let (engine, took) = placed(backing, mib, memory, chunks);
     for page in (0..engine.ram().pages().count).step_by(97) {
@@ -195,7 +195,7 @@ pub(crate) fn placed(backing: Backing, mib: u64, memory: &Memory, chunks: Chunks
 }
 
 /// The filler goes from the start to the end, so it is done when the last page is.
-fn wait_until_filled(engine: &FaultEngine, pages: PageRange) {
+pub(crate) fn wait_until_filled(engine: &FaultEngine, pages: PageRange) {
     let deadline = Instant::now() + LIMIT;
     let mut from = pages.start;
     while let Some(page) = engine.map().next_missing(from, pages.end()) {
@@ -209,6 +209,6 @@ fn wait_until_filled(engine: &FaultEngine, pages: PageRange) {
     }
 }
 
-fn throughput(mib: u64, took: Duration) -> f64 {
+pub(crate) fn throughput(mib: u64, took: Duration) -> f64 {
     mib as f64 / took.as_secs_f64()
 }

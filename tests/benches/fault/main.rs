@@ -3,6 +3,8 @@
 //! ```text
 //!   demand    one fault after the other, beside the barest loop that could be written by hand
 //!   fill      bulk: by COPY, by MOVE, and zeros, beside raw COPY
+//!   clones    what a memfd has already: by CONTINUE, beside COPY
+//!   hugetlb   huge pages of the host's pool, on demand and in bulk
 //!   walk      a vCPU that walks through memory that was placed by MOVE, or by COPY
 //!   threads   several that fault at once
 //!   memory    what the engine takes for itself
@@ -15,10 +17,13 @@
 
 mod around;
 mod bare;
+mod bare_ways;
+mod clones;
 mod demand;
 mod fill;
 mod footprint;
 mod heap;
+mod hugetlb;
 mod options;
 mod place;
 mod protect;
@@ -55,6 +60,12 @@ fn measure(host: host::Host, options: &Options) -> Report {
     }
     if options.wants(Part::Fill) {
         report.sections.push(fill::measure(effort));
+    }
+    if options.wants(Part::Clones) {
+        report.sections.push(clones::measure(effort, &processors));
+    }
+    if options.wants(Part::Hugetlb) {
+        report.sections.push(hugetlb::measure(effort, &processors));
     }
     #[cfg(target_arch = "x86_64")]
     if options.wants(Part::Walk) {

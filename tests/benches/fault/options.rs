@@ -7,6 +7,8 @@ use crate::shared::options::{Choice, Menu};
 pub(crate) enum Part {
     Demand,
     Fill,
+    Clones,
+    Hugetlb,
     Walk,
     Threads,
     Memory,
@@ -35,6 +37,8 @@ pub(crate) const MENU: Menu<Part, Effort> = Menu {
     parts: &[
         ("demand", Part::Demand),
         ("fill", Part::Fill),
+        ("clones", Part::Clones),
+        ("hugetlb", Part::Hugetlb),
         ("walk", Part::Walk),
         ("threads", Part::Threads),
         ("memory", Part::Memory),

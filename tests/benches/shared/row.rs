@@ -70,6 +70,13 @@ pub(crate) struct Beside {
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
     pub(crate) name: String,
+    /// Or why there is nothing.
+    pub(crate) figures: Result<Figures, String>,
+}
+
+/// What was measured.
+#[derive(Clone, Debug)]
+pub(crate) struct Figures {
     pub(crate) unit: Unit,
     pub(crate) samples: Samples,
     pub(crate) beside: Option<Beside>,
@@ -79,7 +86,8 @@ pub(crate) struct Row {
 impl Row {
     /// One sample of each round.
     pub(crate) fn new(name: impl Into<String>, unit: Unit, samples: Vec<f64>) -> Self {
-        Self { name: name.into(), unit, samples: Samples::new(samples), beside: None, promise: None }
+        let figures = Figures { unit, samples: Samples::new(samples), beside: None, promise: None };
+        Self { name: name.into(), figures: Ok(figures) }
     }
 
     /// Two figures, one sample of each in every round. Their ratio is taken round by round, so that what disturbs a
@@ -97,13 +105,24 @@ impl Row {
         });
         let ratios = Samples::new(ratios.collect());
         let beside = Beside { name: beside_name, samples: Samples::new(beside), ratios };
-        Self { beside: Some(beside), ..Self::new(name, unit, engine) }
+        let figures = Figures { unit, samples: Samples::new(engine), beside: Some(beside), promise: None };
+        Self { name: name.into(), figures: Ok(figures) }
     }
 
-    pub(crate) fn promised(self, promise: Promise) -> Self {
-        Self { promise: Some(promise), ..self }
+    /// What this host cannot do has no figures, and the reason instead.
+    pub(crate) fn not_measured(name: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { name: name.into(), figures: Err(reason.into()) }
     }
 
+    pub(crate) fn promised(mut self, promise: Promise) -> Self {
+        if let Ok(figures) = &mut self.figures {
+            figures.promise = Some(promise);
+        }
+        self
+    }
+}
+
+impl Figures {
     /// What the promise is about.
     pub(crate) fn value(&self) -> f64 {
         self.beside.as_ref().map_or(&self.samples, |beside| &beside.ratios).median()

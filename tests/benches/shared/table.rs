@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::{Value, json};
 
 use crate::host::Host;
-use crate::row::{Beside, Promise, Row};
+use crate::row::{Beside, Figures, Promise, Row};
 
 /// The rows of one part.
 pub(crate) struct Section {
@@ -47,20 +47,27 @@ fn write_section(f: &mut fmt::Formatter<'_>, section: &Section) -> fmt::Result {
 }
 
 fn write_row(f: &mut fmt::Formatter<'_>, row: &Row) -> fmt::Result {
-    let digits = row.unit.digits();
-    let promise = match row.promise {
+    match &row.figures {
+        Ok(figures) => write_figures(f, &row.name, figures),
+        Err(reason) => writeln!(f, "{}: not measured, for {reason}", row.name),
+    }
+}
+
+fn write_figures(f: &mut fmt::Formatter<'_>, name: &str, figures: &Figures) -> fmt::Result {
+    let digits = figures.unit.digits();
+    let promise = match figures.promise {
         None => String::new(),
         Some(Promise::AtMost(limit)) => format!("≤ {limit}"),
         Some(Promise::AtLeast(limit)) => format!("≥ {limit}"),
     };
-    let kept = row.is_kept().map_or("", |kept| if kept { "yes" } else { "NO" });
+    let kept = figures.is_kept().map_or("", |kept| if kept { "yes" } else { "NO" });
     let line = format!(
         "{:<52} {:>9.digits$} {:>19}  {} {:>4}  {promise:<8} {kept}",
-        format!("{}, {}", row.name, row.unit.name()),
-        row.samples.median(),
-        row.samples.spread(digits),
-        beside_text(row.beside.as_ref(), digits),
-        row.samples.count(),
+        format!("{name}, {}", figures.unit.name()),
+        figures.samples.median(),
+        figures.samples.spread(digits),
+        beside_text(figures.beside.as_ref(), digits),
+        figures.samples.count(),
     );
     writeln!(f, "{}", line.trim_end())
 }
@@ -86,17 +93,24 @@ impl crate::shared::Report for Report {
 }
 
 fn row_json(row: &Row) -> Value {
-    let promise = row.promise.map(|promise| match promise {
+    match &row.figures {
+        Ok(figures) => figures_json(&row.name, figures),
+        Err(reason) => json!({ "name": row.name, "not_measured": reason }),
+    }
+}
+
+fn figures_json(name: &str, figures: &Figures) -> Value {
+    let promise = figures.promise.map(|promise| match promise {
         Promise::AtMost(limit) => json!({ "at_most": limit }),
         Promise::AtLeast(limit) => json!({ "at_least": limit }),
     });
-    let beside = row.beside.as_ref().map(|beside| {
+    let beside = figures.beside.as_ref().map(|beside| {
         json!({
             "name": beside.name, "samples": beside.samples.to_json(), "ratios": beside.ratios.to_json(),
         })
     });
     json!({
-        "name": row.name, "unit": row.unit.name(), "samples": row.samples.to_json(), "beside": beside,
-        "promise": promise, "value": row.value(), "kept": row.is_kept(),
+        "name": name, "unit": figures.unit.name(), "samples": figures.samples.to_json(), "beside": beside,
+        "promise": promise, "value": figures.value(), "kept": figures.is_kept(),
     })
 }
