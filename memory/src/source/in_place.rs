@@ -27,19 +27,29 @@ impl InPlaceSource {
     }
 
     /// The first pages of `range` that are alike, and whether they are there.
+    ///
+    /// Each page that is there is asked about: the kernel finds the end of data only by going through all of it, to the
+    /// end of the memfd if there is no hole, which may be thousands of times as much as is wanted.
     fn first_run(&self, range: PageRange) -> io::Result<(PageRange, bool)> {
-        let (start, end) = (range.start.offset(), range.end().offset());
-        let data = match seek(&self.memfd, SeekFrom::Data(start)) {
-            Ok(data) => data.min(end),
-            // There is none up to the end of the file.
-            Err(rustix::io::Errno::NXIO) => end,
-            Err(error) => return Err(error.into()),
-        };
-        if data > start {
-            return Ok((PageRange::between(range.start, PageIndex::at_offset(data)), false));
+        let data = self.next_data(range)?;
+        if data > range.start {
+            return Ok((PageRange::between(range.start, data), false));
         }
-        let hole = seek(&self.memfd, SeekFrom::Hole(start))?.min(end);
-        Ok((PageRange::between(range.start, PageIndex::at_offset(hole)), true))
+        let mut rest = range.split_at(1).1;
+        while !rest.is_empty() && self.next_data(rest)? == rest.start {
+            rest = rest.split_at(1).1;
+        }
+        Ok((PageRange::between(range.start, rest.start), true))
+    }
+
+    /// The first page of `range` that is there, or its end.
+    fn next_data(&self, range: PageRange) -> io::Result<PageIndex> {
+        match seek(&self.memfd, SeekFrom::Data(range.start.offset())) {
+            Ok(data) => Ok(PageIndex::at_offset(data).min(range.end())),
+            // There is none up to the end of the file.
+            Err(rustix::io::Errno::NXIO) => Ok(range.end()),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
