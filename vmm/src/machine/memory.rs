@@ -3,7 +3,8 @@
 //! ```text
 //!   MemoryPlan ──build──▶ Memory ─┬─ GuestRam ──────▶ KVM, devices, what the loader writes
 //!     Fresh                       ├─ FaultEngine      "fault", "fill": pages come when they are wanted
-//!     Served                      └─ Watch            "memory": tells the driver when one cannot come
+//!     Served                      ├─ Watch            "memory": tells the driver when one cannot come
+//!     Handed                      └─ Handed           "handler": another process serves, and may go
 //! ```
 //!
 //! Invariants:
@@ -13,6 +14,7 @@
 //! - The watch touches no guest memory and waits for nobody who does: a failure is told whatever stands still. While
 //!   the loader writes, that may be the driver itself; the process ends then.
 
+pub mod handler;
 mod watch;
 
 use std::fs::File;
@@ -31,6 +33,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vm_memory::{Address, GuestAddress};
 
 use super::message::Notifier;
+use handler::{HandOverError, Handed};
 use watch::Watch;
 
 /// How long is waited for an engine's word on a page that a vCPU has met as a memory error already.
@@ -92,6 +95,9 @@ pub enum MemoryError {
     /// Nobody can serve it.
     #[error("guest memory cannot be served: {0}")]
     Serve(#[from] fault::StartError),
+    /// Another process cannot be let serve it. Clients know how the text begins.
+    #[error("Error creating guest memory from uffd: {0}")]
+    HandOver(#[from] HandOverError),
     /// Nobody could tell of its failure.
     #[error("cannot start a thread that watches over guest memory")]
     Watch(#[from] io::Error),
@@ -108,6 +114,7 @@ pub struct Memory {
     /// Before the engine that it looks at.
     watch: Option<Watch>,
     engine: Option<Arc<FaultEngine>>,
+    handed: Option<Handed>,
     ram: GuestRam,
     /// Times that a page could not be had.
     pub failures: Counter,
@@ -125,23 +132,25 @@ impl Memory {
         huge_pages: HugePages,
         notifier: &Notifier,
     ) -> Result<Self, MemoryError> {
-        // Fresh memory can be had again, where a start fails.
-        let plan = if matches!(plan, MemoryPlan::Fresh) {
-            MemoryPlan::Fresh
-        } else {
-            std::mem::replace(plan, MemoryPlan::Spent)
-        };
-        match plan {
-            MemoryPlan::Fresh => Ok(Self::unserved(GuestRam::new(ranges, backing(huge_pages))?)),
-            MemoryPlan::File(file) => Ok(Self::unserved(GuestRam::over_file(ranges, file)?)),
+        // It can be had again, where a start fails.
+        if let MemoryPlan::Fresh = plan {
+            return Ok(Self::unserved(GuestRam::new(ranges, backing(huge_pages))?));
+        }
+        match std::mem::replace(plan, MemoryPlan::Spent) {
             MemoryPlan::Served(plan) => Self::serve(*plan, ranges, notifier),
-            MemoryPlan::Spent | MemoryPlan::Handed { .. } => Err(MemoryError::Spent),
+            MemoryPlan::File(file) => Ok(Self::unserved(GuestRam::over_file(ranges, file)?)),
+            MemoryPlan::Handed { backing, socket } => {
+                let ram = GuestRam::new(ranges, backing)?;
+                let handed = Handed::connect(ram.clone(), &socket, notifier.clone())?;
+                Ok(Self { handed: Some(handed), ..Self::unserved(ram) })
+            }
+            MemoryPlan::Fresh | MemoryPlan::Spent => Err(MemoryError::Spent),
         }
     }
 
     /// Memory that the kernel alone serves.
     fn unserved(ram: GuestRam) -> Self {
-        Self { watch: None, engine: None, ram, failures: Counter::default() }
+        Self { watch: None, engine: None, handed: None, ram, failures: Counter::default() }
     }
 
     fn serve(plan: ServedPlan, ranges: &[RamRange], notifier: &Notifier) -> Result<Self, MemoryError> {
@@ -155,7 +164,7 @@ impl Memory {
         if let Some(started) = plan.started {
             started(&engine);
         }
-        Ok(Self { watch: Some(watch), engine: Some(engine), ram, failures: Counter::default() })
+        Ok(Self { watch: Some(watch), engine: Some(engine), ..Self::unserved(ram) })
     }
 
     /// The loader has written what it writes: from now on the driver waits for no page.
@@ -168,13 +177,18 @@ impl Memory {
     /// Whether all of it is there, or the kernel's to give: what it has no page of is zero.
     #[must_use]
     pub fn is_unserved(&self) -> bool {
-        self.engine.is_none()
+        self.engine.is_none() && self.handed.is_none()
     }
 
     /// The RAM.
     #[must_use]
     pub fn ram(&self) -> &GuestRam {
         &self.ram
+    }
+
+    /// The hand-over, where another process serves the RAM.
+    pub fn handed_mut(&mut self) -> Option<&mut Handed> {
+        self.handed.as_mut()
     }
 
     /// Why the guest cannot go on, where the engine has said so.

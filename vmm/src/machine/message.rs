@@ -29,6 +29,11 @@ pub enum GuestEvent {
         /// Which, and why.
         cause: String,
     },
+    /// The process that serves its memory has gone: it may have to wait, until another one takes over.
+    HandlerGone {
+        /// How, and what becomes of the guest.
+        cause: String,
+    },
 }
 
 /// A message to the driver.

@@ -24,13 +24,15 @@ pub enum Ending {
 }
 
 impl Ending {
-    /// The end that a guest's own doing leads to.
-    pub(super) fn by(event: GuestEvent) -> Self {
+    /// The end that an event leads to, if it does.
+    pub(super) fn by(event: GuestEvent) -> Option<Self> {
         match event {
-            GuestEvent::PowerOff | GuestEvent::Reset => Self::ByGuest,
-            GuestEvent::Crashed { cause } => Self::Failed(cause),
-            GuestEvent::MemoryFailed { cause } => Self::MemoryFailed(cause),
-            GuestEvent::VcpuFailed { index, cause } => Self::Failed(format!("vCPU {index}: {cause}")),
+            GuestEvent::PowerOff | GuestEvent::Reset => Some(Self::ByGuest),
+            GuestEvent::Crashed { cause } => Some(Self::Failed(cause)),
+            GuestEvent::MemoryFailed { cause } => Some(Self::MemoryFailed(cause)),
+            GuestEvent::VcpuFailed { index, cause } => Some(Self::Failed(format!("vCPU {index}: {cause}"))),
+            // It is in the log already. The guest waits, and goes on when another one takes over.
+            GuestEvent::HandlerGone { .. } => None,
         }
     }
 

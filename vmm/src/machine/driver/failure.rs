@@ -21,7 +21,7 @@ impl Driver {
             },
             event => match memory.and_then(Memory::failure) {
                 Some(cause) => cause,
-                None => return Some(Ending::by(event)),
+                None => return Ending::by(event),
             },
         };
         if !self.keeps_failed {
