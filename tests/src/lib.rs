@@ -9,6 +9,7 @@
 //!                  └─▶ kernel, initramfs, cache    how those are made, once per machine
 //!   tests/*.rs ─▶ stress    random work on lazily served memory, without the binary
 //!   bin/served ─▶ served    a VMM whose guest's memory comes from a source that is told to misbehave
+//!   tests/*.rs, bin/uffd-handler ─▶ page_handler    a page-fault handler like those that are written for Firecracker
 //! ```
 //!
 //! Everything fetched or built is kept in the cache folder, so a second run needs no network.
@@ -21,6 +22,7 @@ pub mod host;
 mod initramfs;
 pub mod kernel;
 pub mod lab;
+pub mod page_handler;
 pub mod served;
 pub mod stress;
 pub mod vmm;
