@@ -5,7 +5,8 @@
 use crate::FIRECRACKER_VERSION;
 use crate::types::{
     ActionBody, BootSource, Drive, DrivePatch, Entropy, FaultBody, InstanceInfo, Logger, MachineConfig,
-    MachineConfigPatch, Metrics, Serial, SnapshotCreate, SnapshotLoad, Version, VmBody, VmConfig,
+    MachineConfigPatch, Metrics, Serial, SnapshotCreate, SnapshotHandler, SnapshotLoad, Version, VmBody,
+    VmConfig,
 };
 use std::borrow::Cow;
 use utoipa::ToSchema;
@@ -132,6 +133,12 @@ const OPERATIONS: &[Operation] = &[
         "loadSnapshot",
         "Go on from the files of a machine; before anything else is configured.",
         shape::<SnapshotLoad>(),
+    ),
+    put(
+        "/snapshot/handler",
+        "putSnapshotHandler",
+        "Have another process serve the memory, in place of one that has gone. An addition to the contract.",
+        shape::<SnapshotHandler>(),
     ),
     get(
         "/metrics/prometheus",

@@ -5,7 +5,8 @@
 use crate::Fault;
 use crate::types::{
     Action, ActionBody, BootSource, Drive, DrivePatch, Entropy, Invalid, Logger, MachineConfig,
-    MachineConfigPatch, Metrics, Serial, SnapshotCreate, SnapshotLoad, VmBody, VmState, check_resource_id,
+    MachineConfigPatch, Metrics, Serial, SnapshotCreate, SnapshotHandler, SnapshotLoad, VmBody, VmState,
+    check_resource_id,
 };
 use hyper::Method;
 use serde::Serialize;
@@ -50,6 +51,8 @@ pub enum Request {
     CreateSnapshot(SnapshotCreate),
     /// `PUT /snapshot/load`
     LoadSnapshot(Box<SnapshotLoad>),
+    /// `PUT /snapshot/handler`
+    PutSnapshotHandler(SnapshotHandler),
 }
 
 /// A request, and whether it used something the contract is about to drop.
@@ -131,6 +134,7 @@ impl Request {
         let request = match (segments.first, segments.second) {
             ("drives", _) => Self::parse_put_drive(segments.id()?, body)?,
             ("snapshot", Some("create")) => Self::CreateSnapshot(json(body)?),
+            ("snapshot", Some("handler")) => Self::PutSnapshotHandler(json(body)?),
             ("snapshot", Some("load")) => return Self::parse_load_snapshot(body),
             (_, Some(_)) => return Err(segments.refuse(&Method::PUT)),
             ("machine-config", None) => return Self::parse_put_machine_config(body),
@@ -209,6 +213,7 @@ impl Request {
             Self::PutMetrics(body) => send(Method::PUT, "/metrics", body),
             Self::PutAction(action) => send(Method::PUT, "/actions", &ActionBody { action_type: *action }),
             Self::CreateSnapshot(body) => send(Method::PUT, "/snapshot/create", body),
+            Self::PutSnapshotHandler(body) => send(Method::PUT, "/snapshot/handler", body),
             Self::LoadSnapshot(body) => send(Method::PUT, "/snapshot/load", body),
             Self::PatchVm(state) => send(Method::PATCH, "/vm", &VmBody { state: *state }),
         }

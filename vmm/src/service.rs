@@ -34,6 +34,7 @@ impl DriverService {
             id: self.publication.instance_id().to_owned(),
             state: (&state).into(),
             failure: state.failure().map(str::to_owned),
+            handler_failure: self.publication.handler_failure(),
             vmm_version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }

@@ -408,6 +408,7 @@ fn request() -> impl Strategy<Value = Request> {
         Just(Request::PatchVm(VmState::Paused)),
         Just(Request::PatchVm(VmState::Resumed)),
         snapshot_create().prop_map(Request::CreateSnapshot),
+        ".*".prop_map(|backend_path| Request::PutSnapshotHandler(SnapshotHandler { backend_path })),
         snapshot_load().prop_map(|load| Request::LoadSnapshot(Box::new(load))),
     ]
 }

@@ -33,6 +33,7 @@ impl Service for Stub {
         match request {
             Request::GetInstanceInfo => Ok(Reply::InstanceInfo(InstanceInfo {
                 failure: None,
+                handler_failure: None,
                 app_name: "Firecracker".to_owned(),
                 id: "i-1".to_owned(),
                 state: InstanceState::NotStarted,

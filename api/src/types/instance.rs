@@ -27,6 +27,10 @@ pub struct InstanceInfo {
     /// Why the machine cannot go on, where it cannot; it is `Paused` for good then. An addition to the contract.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+    /// What has become of the process that served the guest's memory, where it has gone: the guest waits where it
+    /// misses a page, until `PUT /snapshot/handler` names another. An addition to the contract.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handler_failure: Option<String>,
     /// Version of the program.
     pub vmm_version: String,
 }

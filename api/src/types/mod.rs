@@ -30,7 +30,7 @@ pub use metrics::Metrics;
 pub use serial::Serial;
 pub use snapshot::{
     DriveOverride, LazyOptions, MemBackend, MemBackendType, NetworkOverride, RestoredHugePages,
-    SerialOverride, SnapshotCreate, SnapshotLoad, SnapshotType, VsockOverride,
+    SerialOverride, SnapshotCreate, SnapshotHandler, SnapshotLoad, SnapshotType, VsockOverride,
 };
 pub use vm_config::{ConfigError, NoList, NoObject, VmConfig};
 
@@ -74,6 +74,9 @@ pub enum Invalid {
     /// Both parts of a snapshot in one file.
     #[error("The snapshot_path and the mem_file_path are the same: name two files.")]
     OneSnapshotFile,
+    /// Somebody who cannot be reached.
+    #[error("The backend_path is empty: name the socket of the process that serves the memory.")]
+    HandlerPath,
     /// Memory from two places.
     #[error("too many fields: either `mem_backend` or `mem_file_path` exclusively is required")]
     TwoMemBackends,

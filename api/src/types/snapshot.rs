@@ -69,6 +69,22 @@ pub struct MemBackend {
     pub backend_path: String,
 }
 
+/// Another process that is to serve the guest's memory. An addition to the contract.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = SnapshotHandler)]
+pub struct SnapshotHandler {
+    /// Path on the host of the socket that it listens on.
+    pub backend_path: String,
+}
+
+impl SnapshotHandler {
+    /// Refuses a path of no characters.
+    pub fn validate(&self) -> Result<(), Invalid> {
+        if self.backend_path.is_empty() { Err(Invalid::HandlerPath) } else { Ok(()) }
+    }
+}
+
 /// What backs the guest's memory after a restore.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum RestoredHugePages {

@@ -27,7 +27,7 @@ fn what_was_restored_is_saved_again() {
     on_kvm_host(|| {
         let folder = tempfile::tempdir().unwrap();
         let mut files = SnapshotFiles::new(folder.path(), "0");
-        let mut vmm = filled();
+        let vmm = filled();
         vmm.pause();
         vmm.save(&files);
         drop(vmm);

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "an unwrap that fails is a test that fails")]
 
 mod cycle;
+mod handed;
 
 use tests::host::on_kvm_host;
 use tests::vmm::{SnapshotFiles, Vmm};

@@ -44,6 +44,9 @@ pub enum BuildError {
     /// Guest memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// Guest memory that is to be as it was saved. Clients know the text.
+    #[error("Failed to load guest memory")]
+    RestoredMemory(#[source] MemoryError),
     /// Guest memory, as KVM sees it.
     #[error(transparent)]
     Slot(#[from] MemorySlotError),

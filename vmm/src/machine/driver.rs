@@ -20,6 +20,7 @@ use api::{Fault, Reply, Request};
 use super::build::{self, BuildError};
 use super::devices::{DeviceError, Options};
 use super::memory::MemoryPlan;
+use super::memory::handler::HandOverError;
 use super::message::{Message, Notifier};
 use super::resources::{ConfigureError, Resources};
 use super::state::{Publication, Refusal, VmState};
@@ -63,6 +64,14 @@ pub enum RequestError {
     /// A snapshot for a machine that is configured already.
     #[error("Loading a microVM snapshot not allowed after configuring boot-specific resources.")]
     Configured,
+    /// A page-fault handler for memory that has none.
+    #[error(
+        "The microVM's memory is not served by another process: load a snapshot with the backend type Uffd for that."
+    )]
+    NoHandler,
+    /// Another page-fault handler cannot be had.
+    #[error("Handler error: {0}")]
+    Handler(#[from] HandOverError),
     /// The VM cannot go on from its files.
     #[error("Load snapshot error: {0}")]
     Restore(#[from] RestoreError),
@@ -256,6 +265,7 @@ impl Driver {
             Request::PutAction(action) => self.act(action)?,
             Request::PatchVm(state) => self.set_running(state == RequestedState::Resumed)?,
             Request::CreateSnapshot(create) => self.create_snapshot(&create)?,
+            Request::PutSnapshotHandler(handler) => self.replace_handler(&handler)?,
             Request::LoadSnapshot(load) => self.load_snapshot(&load)?,
             Request::PatchDrive(patch) => {
                 patch.validate().map_err(ConfigureError::InvalidDrive)?;

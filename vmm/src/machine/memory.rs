@@ -118,6 +118,8 @@ pub struct Memory {
     ram: GuestRam,
     /// Times that a page could not be had.
     pub failures: Counter,
+    /// Times that the process which served it has gone.
+    pub handlers_gone: Counter,
 }
 
 impl Memory {
@@ -150,7 +152,8 @@ impl Memory {
 
     /// Memory that the kernel alone serves.
     fn unserved(ram: GuestRam) -> Self {
-        Self { watch: None, engine: None, handed: None, ram, failures: Counter::default() }
+        let (failures, handlers_gone) = (Counter::default(), Counter::default());
+        Self { watch: None, engine: None, handed: None, ram, failures, handlers_gone }
     }
 
     fn serve(plan: ServedPlan, ranges: &[RamRange], notifier: &Notifier) -> Result<Self, MemoryError> {

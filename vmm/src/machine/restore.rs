@@ -64,7 +64,8 @@ pub fn restore(
     }
     let kvm = kvm::open()?;
     let bare = Bare::make(&kvm, saved)?;
-    let memory = Memory::new(plan, &ranges, resources.machine.huge_pages, notifier)?;
+    let memory = Memory::new(plan, &ranges, resources.machine.huge_pages, notifier)
+        .map_err(BuildError::RestoredMemory)?;
     match furnish(bare, saved, resources, memory, options, notifier, clock) {
         Ok(vm) => {
             vm.memory.loaded();
@@ -72,7 +73,9 @@ pub fn restore(
         }
         Err((error, memory)) => {
             // Who touches a page that is lost learns only that it cannot.
-            Err(memory.awaited_failure().map_or(error, |cause| MemoryError::Failed(cause).into()))
+            Err(memory
+                .awaited_failure()
+                .map_or(error, |cause| BuildError::RestoredMemory(MemoryError::Failed(cause))))
         }
     }
 }

@@ -88,6 +88,7 @@ fn when(request: &Request) -> When {
             When::AfterStart
         }
         Request::PatchDrive(_)
+        | Request::PutSnapshotHandler(_)
         | Request::CreateSnapshot(_)
         | Request::PatchVm(RequestedState::Resumed)
         | Request::PutAction(Action::SendCtrlAltDel) => When::Alive,
@@ -154,11 +155,14 @@ pub struct Publication(Arc<Published>);
 struct Published {
     instance_id: String,
     state: Mutex<VmState>,
+    /// What has become of the process that served the guest's memory, where it has gone.
+    handler_failure: Mutex<Option<String>>,
 }
 
 impl Publication {
     pub(super) fn new(instance_id: &str, state: VmState) -> Self {
-        Self(Arc::new(Published { instance_id: instance_id.to_owned(), state: Mutex::new(state) }))
+        let (state, handler_failure) = (Mutex::new(state), Mutex::default());
+        Self(Arc::new(Published { instance_id: instance_id.to_owned(), state, handler_failure }))
     }
 
     /// The instance's name.
@@ -171,6 +175,17 @@ impl Publication {
     #[must_use]
     pub fn state(&self) -> VmState {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What has become of the process that served the guest's memory, where it has gone.
+    #[must_use]
+    pub fn handler_failure(&self) -> Option<String> {
+        self.0.handler_failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// For the driver alone.
+    pub(super) fn publish_handler(&self, failure: Option<String>) {
+        *self.0.handler_failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
     }
 
     /// For the driver alone.

@@ -97,8 +97,11 @@ impl Vm {
     /// Makes the VM's counters known.
     pub fn register_metrics(&self, registry: &mut MetricsRegistry) {
         registry.register("vcpu", "vcpu", &[], self.vcpu_metrics.list());
-        let failures = [("failures", "pages that could not be had", &self.memory.failures)];
-        registry.register("memory", "memory", &[], failures.into_iter());
+        let memory = [
+            ("failures", "pages that could not be had", &self.memory.failures),
+            ("handlers_gone", "page-fault handlers that have gone", &self.memory.handlers_gone),
+        ];
+        registry.register("memory", "memory", &[], memory.into_iter());
         self.devices.register_metrics(registry);
     }
 

@@ -3,7 +3,7 @@
 use crate::Request;
 use crate::types::{
     DriveOverride, LazyOptions, MemBackend, MemBackendType, RestoredHugePages, SerialOverride,
-    SnapshotCreate, SnapshotLoad, SnapshotType,
+    SnapshotCreate, SnapshotHandler, SnapshotLoad, SnapshotType,
 };
 use clap::builder::PossibleValue;
 use clap::{Args, Subcommand, ValueEnum};
@@ -26,6 +26,11 @@ pub enum SnapshotCommand {
     },
     /// Go on from the files of a machine.
     Load(LoadArgs),
+    /// Have another process serve the memory, in place of one that has gone.
+    Handler {
+        /// The socket that it listens on.
+        socket: String,
+    },
 }
 
 /// How to go on from files.
@@ -73,6 +78,7 @@ impl SnapshotCommand {
                 mem_file_path: memory,
                 live,
             }),
+            Self::Handler { socket } => Request::PutSnapshotHandler(SnapshotHandler { backend_path: socket }),
             Self::Load(args) => Request::LoadSnapshot(Box::new(args.body())),
         }
     }

@@ -18,6 +18,7 @@ impl Service for Recorder {
         match request {
             Request::GetInstanceInfo => Ok(Reply::InstanceInfo(InstanceInfo {
                 failure: None,
+                handler_failure: None,
                 app_name: "Faultless".to_owned(),
                 id: "i-1".to_owned(),
                 state: InstanceState::Paused,

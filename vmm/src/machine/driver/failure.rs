@@ -13,6 +13,10 @@ impl Driver {
     ///
     /// A guest whose memory has failed may do anything next, a reset for example: that is not its will, then.
     pub(super) fn heed(&mut self, event: GuestEvent) -> Option<Ending> {
+        if let GuestEvent::HandlerGone { cause } = event {
+            self.lose_handler(cause);
+            return None;
+        }
         let memory = self.vm.as_ref().map(|vm| &vm.memory);
         let cause = match event {
             GuestEvent::MemoryFailed { cause } => match memory?.awaited_failure() {
@@ -29,6 +33,14 @@ impl Driver {
         }
         self.fail(&cause);
         None
+    }
+
+    /// The guest goes on as far as it has its pages, and the state says why no further.
+    fn lose_handler(&mut self, cause: String) {
+        if let Some(vm) = &self.vm {
+            vm.memory.handlers_gone.inc();
+        }
+        self.publication.publish_handler(Some(cause));
     }
 
     /// The guest stands still from now on, and the state says why.

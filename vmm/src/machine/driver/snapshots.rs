@@ -1,7 +1,7 @@
 //! Saving a machine to files, and going on from files.
 
 use api::Reply;
-use api::types::{SnapshotCreate, SnapshotLoad};
+use api::types::{SnapshotCreate, SnapshotHandler, SnapshotLoad};
 use memory::image::{self, Selection, WriteOptions};
 
 use super::{Driver, RequestError};
@@ -47,6 +47,15 @@ impl Driver {
         tracing::info!(state = %lineage.state_path.display(), "the microVM is saved");
         self.lineage = Some(lineage);
         Ok(())
+    }
+
+    /// Has another process serve the memory, in place of the one that did.
+    pub(super) fn replace_handler(&mut self, handler: &SnapshotHandler) -> Result<Reply, RequestError> {
+        handler.validate().map_err(RequestError::Snapshot)?;
+        let handed = self.vm_mut().memory.handed_mut().ok_or(RequestError::NoHandler)?;
+        handed.replace(handler.backend_path.as_ref())?;
+        self.publication.publish_handler(None);
+        Ok(Reply::Empty)
     }
 
     /// Goes on from files, where nothing was configured that they bring with them.

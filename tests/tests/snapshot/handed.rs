@@ -1,0 +1,136 @@
+//! Memory that another process serves, as those do that were written for Firecracker.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tests::vmm::WAIT;
+
+use super::*;
+
+/// A page-fault handler, killed when it goes.
+struct Handler(Child);
+
+impl Handler {
+    /// Serves `memory` to whoever connects to `socket`, as `mode` says.
+    fn start(socket: &Path, memory: &Path, mode: &str) -> Self {
+        let program = env!("CARGO_BIN_EXE_uffd-handler");
+        let child = Command::new(program).arg(socket).arg(memory).arg(mode).stderr(Stdio::null()).spawn();
+        let handler = Self(child.unwrap());
+        let deadline = Instant::now() + WAIT;
+        while !socket.exists() {
+            assert!(Instant::now() < deadline, "the handler does not listen");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        handler
+    }
+}
+
+impl Drop for Handler {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A saved guest, and where its handler is to listen.
+struct Saved {
+    folder: tempfile::TempDir,
+    files: SnapshotFiles,
+}
+
+impl Saved {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let files = SnapshotFiles::new(folder.path(), "saved");
+        let vmm = filled();
+        vmm.pause();
+        vmm.save(&files);
+        Self { folder, files }
+    }
+
+    fn socket(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn handler(&self, socket: &Path, mode: &str) -> Handler {
+        Handler::start(socket, &self.files.memory, mode)
+    }
+
+    fn load(&self, socket: &Path) -> Value {
+        let mut load = self.files.load("Uffd");
+        load["mem_backend"]["backend_path"] = json!(socket);
+        load
+    }
+}
+
+#[test]
+fn a_handler_as_for_firecracker_serves_the_guest() {
+    on_kvm_host(|| {
+        let saved = Saved::new();
+        let socket = saved.socket("handler");
+        let _handler = saved.handler(&socket, "good");
+        let mut vmm = Vmm::loaded(&saved.load(&socket));
+        is_whole(&mut vmm);
+        vmm.pause();
+        let again = SnapshotFiles::new(saved.folder.path(), "again");
+        vmm.save(&again);
+        vmm.resume();
+        is_whole(&mut vmm);
+        quits(&mut vmm);
+        let mut vmm = Vmm::restored(&again, "Lazy");
+        is_whole(&mut vmm);
+        quits(&mut vmm);
+    });
+}
+
+#[test]
+fn a_handler_that_dies_is_told_and_replaced() {
+    on_kvm_host(|| {
+        let saved = Saved::new();
+        let first = saved.socket("first");
+        let _first = saved.handler(&first, "die-after=200");
+        let mut vmm = Vmm::loaded(&saved.load(&first));
+        vmm.type_text(&format!("walk {FILLED_MIB} {SEED}\n"));
+        let deadline = Instant::now() + WAIT;
+        while vmm.get("/")["handler_failure"].is_null() {
+            assert!(Instant::now() < deadline, "nobody says that the handler is gone: {}", vmm.get("/"));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(vmm.state(), "Running", "the guest waits, and nothing is lost");
+        let nobody = saved.socket("nobody");
+        let message = vmm.refuse("PUT", "/snapshot/handler", &json!({ "backend_path": nobody }));
+        assert!(message.contains("No such file or directory"), "{message}");
+        let second = saved.socket("second");
+        let _second = saved.handler(&second, "good");
+        vmm.grant("PUT", "/snapshot/handler", &json!({ "backend_path": second }));
+        let line = vmm.wait_for_line("guest: walk");
+        assert!(line.contains(" 0 wrong pages"), "{line}");
+        assert!(vmm.get("/")["handler_failure"].is_null());
+        quits(&mut vmm);
+    });
+}
+
+#[test]
+fn without_a_handler_nothing_is_loaded_and_clients_know_the_text() {
+    on_kvm_host(|| {
+        let saved = Saved::new();
+        let message = Vmm::refused_load(&saved.load(&saved.socket("nobody")));
+        assert_eq!(
+            message,
+            "Load snapshot error: Failed to restore from snapshot: Failed to load guest memory: Error creating guest \
+             memory from uffd: Failed to connect to UDS Unix stream: No such file or directory (os error 2)"
+        );
+    });
+}
+
+#[test]
+fn a_machine_without_a_handler_gets_none() {
+    on_kvm_host(|| {
+        let vmm = filled();
+        let message = vmm.refuse("PUT", "/snapshot/handler", &json!({ "backend_path": "/nowhere" }));
+        assert!(message.contains("not served by another process"), "{message}");
+    });
+}
