@@ -3,27 +3,32 @@
 //! This is how clones share memory. The memfd holds what was saved; each clone maps it privately, and a page is its own
 //! from its first write on.
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{SeekFrom, seek};
 
-use super::{PageReply, PageRequest, PageSource, SourceError};
+use super::lanes::Lanes;
+use super::{PageReply, PageRequest, PageSource, Priority, SourceError};
 use crate::page::{PageIndex, PageRange};
 
 /// Says of what a memfd has that it is in place, and of its holes that they are zero.
 #[derive(Debug)]
 pub struct InPlaceSource {
     memfd: OwnedFd,
-    asked: VecDeque<PageRange>,
+    asked: Lanes<PageRange>,
 }
 
 impl InPlaceSource {
     /// A source of what is in `memfd`, which is the one that the memory is over, and has all its content.
     #[must_use]
     pub fn new(memfd: OwnedFd) -> Self {
-        Self { memfd, asked: VecDeque::new() }
+        Self { memfd, asked: Lanes::default() }
+    }
+
+    /// What is to be answered next.
+    fn pop(&mut self) -> Option<PageRange> {
+        self.asked.pop(Priority::Demand).or_else(|| self.asked.pop(Priority::Prefetch))
     }
 
     /// The first pages of `range` that are alike, and whether they are there.
@@ -59,12 +64,11 @@ impl PageSource for InPlaceSource {
     }
 
     fn submit(&mut self, requests: &[PageRequest]) -> Result<(), SourceError> {
-        self.asked.extend(requests.iter().map(|request| request.range));
-        Ok(())
+        self.asked.queue(requests)
     }
 
     fn complete(&mut self, sink: &mut dyn FnMut(PageReply<'_>)) -> Result<(), SourceError> {
-        while let Some(range) = self.asked.pop_front() {
+        while let Some(range) = self.pop() {
             let mut rest = range;
             while !rest.is_empty() {
                 match self.first_run(rest) {
@@ -84,5 +88,55 @@ impl PageSource for InPlaceSource {
 
     fn readiness(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+    use crate::source::QUEUED_REQUESTS_MAX;
+
+    fn request(page: u64, priority: Priority) -> PageRequest {
+        PageRequest { range: PageIndex(page).alone(), priority }
+    }
+
+    fn source() -> InPlaceSource {
+        let file: File = tempfile::tempfile().unwrap();
+        file.set_len(4 << 20).unwrap();
+        InPlaceSource::new(file.into())
+    }
+
+    fn answers(source: &mut InPlaceSource) -> Vec<PageRange> {
+        let mut answers = Vec::new();
+        let take = &mut |reply: PageReply<'_>| match reply {
+            PageReply::Zero(range) => answers.push(range),
+            other => panic!("a hole is zero, and not {other:?}"),
+        };
+        source.complete(take).unwrap();
+        answers
+    }
+
+    #[test]
+    fn demand_is_answered_before_prefetch() {
+        let mut source = source();
+        let requests = [(7, Priority::Prefetch), (9, Priority::Demand)];
+        source.submit(&requests.map(|(page, priority)| request(page, priority))).unwrap();
+        assert_eq!(answers(&mut source), [PageIndex(9).alone(), PageIndex(7).alone()]);
+    }
+
+    #[test]
+    fn a_batch_for_which_there_is_no_room_is_refused_whole() {
+        let mut source = source();
+        let batch = vec![request(1, Priority::Prefetch); QUEUED_REQUESTS_MAX - 1];
+        source.submit(&batch).unwrap();
+        let two = [request(2, Priority::Demand), request(3, Priority::Demand)];
+        let refused = source.submit(&two).unwrap_err();
+        let queued = QUEUED_REQUESTS_MAX - 1;
+        assert!(matches!(refused, SourceError::QueueFull { queued: there } if there == queued), "{refused}");
+        source.submit(&two[..1]).unwrap();
+        let answers = answers(&mut source);
+        assert_eq!((answers.len(), answers[0]), (QUEUED_REQUESTS_MAX, PageIndex(2).alone()));
     }
 }
