@@ -76,6 +76,27 @@ impl Staging {
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.bytes) }
     }
 
+    /// What is in it.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the mapping is that long, initialized (anonymous memory is zero), and borrowed.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.bytes) }
+    }
+
+    /// Has the kernel put pages under all of it, and clear those that are new: `MADV_POPULATE_WRITE`, of Linux 5.14. On
+    /// an older kernel, or where memory is short, they come when they are written.
+    pub(crate) fn populate(&mut self) {
+        // SAFETY: the range is this mapping's, and its content stays as it is.
+        let _ = unsafe { libc::madvise(self.start.as_ptr().cast(), self.bytes, libc::MADV_POPULATE_WRITE) };
+    }
+
+    /// Gives its pages back to the kernel: it reads as zero afterwards.
+    pub(crate) fn forget(&mut self) {
+        // SAFETY: the range is this mapping's, is private and anonymous, and is borrowed exclusively.
+        let result = unsafe { libc::madvise(self.start.as_ptr().cast(), self.bytes, libc::MADV_DONTNEED) };
+        debug_assert_eq!(result, 0, "pages that are not locked can be given back");
+    }
+
     /// The address of its first byte, for a move of `bytes`.
     pub(crate) fn address_of(&self, bytes: u64) -> u64 {
         assert!(bytes <= self.bytes as u64, "more bytes than the staging buffer has");
@@ -88,5 +109,21 @@ impl Drop for Staging {
         // SAFETY: the mapping belongs to this value, and nothing borrowed from it is left.
         let result = unsafe { libc::munmap(self.reservation.as_ptr().cast(), self.reserved_bytes) };
         debug_assert_eq!(result, 0, "munmap of an owned mapping fails only on a wrong range");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_keeps_its_content_when_it_is_populated_and_loses_it_when_it_is_forgotten() {
+        let mut staging = Staging::new(1).unwrap();
+        assert_eq!(staging.len(), 2 << 20);
+        staging.bytes_mut()[4096] = 7;
+        staging.populate();
+        assert_eq!(staging.bytes()[4096], 7);
+        staging.forget();
+        assert!(staging.bytes().iter().all(|byte| *byte == 0));
     }
 }

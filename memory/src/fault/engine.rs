@@ -1,27 +1,25 @@
 //! An engine: its threads, and what is asked of them from outside.
 
-use std::io;
+mod spawn;
+
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-use super::around::{AroundPolicy, FaultAround};
-use super::assemble::Assembly;
-use super::fill::{FillOptions, FillQueue, Filler};
-use super::handler::Handler;
-use super::locality::{Locality, Whereabouts};
-use super::order::{Inbox, Order, Orders, orders};
-use super::pre_image::PreImage;
-use super::scheduler::{Limits, Scheduler};
-use super::serve::{Ended, Server};
+use super::around::AroundPolicy;
+use super::fill::{FillOptions, FillerEnd, FillerThread};
+use super::locality::Locality;
+use super::order::{Order, Orders, orders};
+use super::scheduler::Limits;
+use super::serve::Ended;
 use super::served::{ServedMemory, StartError};
 use super::shared::{Shared, Status};
 use super::statistics::Report;
 use super::write::WriteObserver;
 use crate::map::PageMap;
-use crate::page::{PageRange, PageSize};
+use crate::page::PageRange;
 use crate::ram::GuestRam;
 use crate::source::{PageReader, PageSource};
 use crate::uffd::{Feature, Stop};
@@ -50,8 +48,12 @@ pub struct Stopped {
     /// Who was asked before writes, if memory was protected. It still is: with the next engine every write is allowed,
     /// and told to nobody, until memory is protected again.
     pub observer: Option<Box<dyn WriteObserver>>,
-    /// The filler's reader, if there was one.
+    /// The filler's reader, if there was one that came back.
     pub reader: Option<Box<dyn PageReader>>,
+    /// Whether the filler was left behind, as its reader did not come back within 2 s. It has claimed no page and places
+    /// none any more, so the memory can be served, or released, as ever; but its thread, its reader and a mapping of the
+    /// memory stay until the read ends.
+    pub filler_hangs: bool,
 }
 
 /// Serves the faults of guest memory.
@@ -61,12 +63,6 @@ pub struct FaultEngine {
     orders: Orders,
     server: Option<JoinHandle<Ended>>,
     filler: Option<FillerThread>,
-}
-
-/// The thread that fills, and what it is told by.
-struct FillerThread {
-    queue: Arc<FillQueue>,
-    thread: JoinHandle<Box<dyn PageReader>>,
 }
 
 impl FaultEngine {
@@ -104,12 +100,12 @@ impl FaultEngine {
             Arc::new(Shared::new(registered, map, Arc::clone(&memory.gate), source.name(), shares_cache)?);
         let (orders, inbox) = orders()?;
         let filler = match reader {
-            Some(reader) => Some(spawn_filler(&shared, reader, options.fill, &memory)?),
+            Some(reader) => Some(spawn::filler(&shared, reader, options.fill, &memory)?),
             None => None,
         };
         let queue = filler.as_ref().map(|filler| Arc::clone(&filler.queue));
         let poisons = memory.features.has(Feature::POISON);
-        let server = spawn_server(Arc::clone(&shared), source, inbox, queue.clone(), poisons, options);
+        let server = spawn::server(Arc::clone(&shared), source, inbox, queue.clone(), poisons, options);
         let server = server.inspect_err(|_| queue.iter().for_each(|queue| queue.stop()))?;
         // Those whose faults the engine before had read do not fault again by themselves.
         shared.installer.wake(all);
@@ -196,22 +192,26 @@ impl FaultEngine {
         self.shared.registered.ram()
     }
 
-    /// Stops serving. Whoever misses a page from now on waits for the next engine.
+    /// Stops serving. Whoever misses a page from now on waits for the next engine. For a filler's reader that hangs it
+    /// is waited for a bounded time: see [`Stopped::filler_hangs`].
     #[must_use = "whoever waits for a page waits for what is done with this"]
     pub fn stop(mut self) -> Stopped {
-        let reader = self.stop_filler();
+        let filler = self.stop_filler();
+        let filler_hangs = matches!(filler, Some(FillerEnd::Hangs));
+        let reader = match filler {
+            Some(FillerEnd::Stopped(reader)) => Some(reader),
+            Some(FillerEnd::Hangs | FillerEnd::Panicked) | None => None,
+        };
         let (source, observer) = self.stop_server().map_or((None, None), |it| (Some(it.source), it.observer));
         let memory = self.memory.take().expect("only this takes it, and consumes the engine");
         // Where it cannot be done, the next engine says so.
         let _ = memory.take_claims_back();
-        Stopped { memory, source, observer, reader }
+        Stopped { memory, source, observer, reader, filler_hangs }
     }
 
     /// To be called before the server is stopped: the filler may wait for a removal to be read.
-    fn stop_filler(&mut self) -> Option<Box<dyn PageReader>> {
-        let FillerThread { queue, thread } = self.filler.take()?;
-        queue.stop();
-        thread.join().ok()
+    fn stop_filler(&mut self) -> Option<FillerEnd> {
+        self.filler.take().map(FillerThread::stop)
     }
 
     fn stop_server(&mut self) -> Option<Ended> {
@@ -234,59 +234,4 @@ impl Drop for FaultEngine {
         self.stop_filler();
         self.stop_server();
     }
-}
-
-fn spawn_filler(
-    shared: &Arc<Shared>,
-    reader: Box<dyn PageReader>,
-    options: FillOptions,
-    memory: &ServedMemory,
-) -> io::Result<FillerThread> {
-    let queue = Arc::new(FillQueue::new(shared, options, memory.features.has(Feature::MOVE)));
-    let filler = Filler::new(Arc::clone(shared), Arc::clone(&queue), reader, options)?;
-    let thread = thread::Builder::new().name("fill".to_owned()).spawn(move || filler.run())?;
-    Ok(FillerThread { queue, thread })
-}
-
-fn spawn_server(
-    shared: Arc<Shared>,
-    source: Box<dyn PageSource>,
-    inbox: Inbox,
-    queue: Option<Arc<FillQueue>>,
-    poisons: bool,
-    options: &Options,
-) -> io::Result<JoinHandle<Ended>> {
-    let options = *options;
-    let shares_writes = shared.registered.ram().backing().shares_writes();
-    let pre_image = PreImage::new(shared.registered.ram().backing())?;
-    thread::Builder::new().name("fault".to_owned()).spawn(move || {
-        let granule = shared.registered.ram().backing().page_size();
-        let mut limits = options.limits;
-        if granule == PageSize::Huge2M {
-            limits.demand_pages_max = limits.demand_pages_max.min(Assembly::DEMANDED_MAX);
-        }
-        let around = FaultAround::new(options.around, shared.registered.ram().pages().count);
-        let handler = Handler {
-            shared,
-            scheduler: Scheduler::new(limits, granule),
-            around,
-            queue,
-            events: Default::default(),
-            waits: Default::default(),
-            assembly: Default::default(),
-            observer: None,
-            pre_image,
-            unannounced: Vec::new(),
-            whereabouts: Whereabouts::new(options.locality),
-            stale: Default::default(),
-            last_thread: None,
-            runs: Vec::new(),
-            answer_limit: Duration::from_millis(limits.answer_ticks_max),
-            shares_writes,
-            poisons,
-            granule,
-            started: Instant::now(),
-        };
-        Server { source, inbox, handler, requests: Vec::new(), spins: 0, source_gone: None }.run()
-    })
 }

@@ -7,7 +7,14 @@
 //! ```
 //!
 //! A chunk of 2 MiB of which every page is missing is read into a huge page and moved in whole, where memory and kernel
-//! can; what is left of other chunks is copied, in pieces.
+//! can; what is left of other chunks is copied, in pieces. While huge pages are slow to be had all are copied.
+//!
+//! | room | what it is for |
+//! |---|---|
+//! | `queue` | what is to be filled, and in which order |
+//! | `stock` | huge pages to read into, made ready ahead by another thread |
+//! | `pace` | whether huge pages are quick enough to be had: pure |
+//! | `thread`, `turn` | stopping, also where a read hangs |
 //!
 //! Invariants:
 //!
@@ -15,8 +22,14 @@
 //!   were handed over as urgent, which are read first.
 //! - Whoever waits for a chunk that could not be filled is woken, faults again, and is served on demand.
 //! - Pages are placed within a passage of the gate, for discards are not seen here.
+//! - Whoever stops a filler waits for its placing, and not for its reading: a filler that was left behind in a read places
+//!   nothing when it comes back.
 
+mod pace;
 mod queue;
+mod stock;
+mod thread;
+mod turn;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -24,6 +37,8 @@ use std::time::{Duration, Instant};
 
 pub(crate) use queue::FillQueue;
 use queue::Job;
+use stock::{Populate, Stock};
+pub(super) use thread::{FillerEnd, FillerThread};
 
 use super::install::{Content, Placement};
 use super::shared::Shared;
@@ -39,6 +54,8 @@ const PIECE_PAGES: u64 = 16;
 const ZERO_PIECE_PAGES: u64 = 256;
 /// How many pages are read at once of what is to be copied: 256 KiB, which are still in the cache when they are.
 const READ_PAGES: u64 = 64;
+/// How long huge pages are kept ready for the next chunk.
+const KEPT_MAX: Duration = Duration::from_millis(100);
 /// After so many failures the rest is left to those who want it.
 const FAILURES_MAX: u32 = 8;
 
@@ -56,7 +73,10 @@ pub(super) struct Filler {
     shared: Arc<Shared>,
     queue: Arc<FillQueue>,
     reader: Box<dyn PageReader>,
-    staging: Staging,
+    /// What whole chunks are read into.
+    stock: Stock,
+    /// What pieces are read into.
+    pieces: Staging,
     rate_mib_s: Option<NonZeroU32>,
     granule: PageSize,
     failures: u32,
@@ -80,17 +100,33 @@ impl Filler {
         reader: Box<dyn PageReader>,
         options: FillOptions,
     ) -> std::io::Result<Self> {
+        Self::with(shared, queue, reader, options, Staging::populate)
+    }
+
+    /// As where huge pages are had in another way.
+    fn with(
+        shared: Arc<Shared>,
+        queue: Arc<FillQueue>,
+        reader: Box<dyn PageReader>,
+        options: FillOptions,
+        populate: Populate,
+    ) -> std::io::Result<Self> {
         let granule = shared.registered.ram().backing().page_size();
-        let (staging, rate_mib_s) = (Staging::new(1)?, options.rate_mib_s);
-        Ok(Self { shared, queue, reader, staging, rate_mib_s, granule, failures: 0 })
+        let (stock, pieces, rate_mib_s) = (Stock::new(populate), Staging::new(1)?, options.rate_mib_s);
+        Ok(Self { shared, queue, reader, stock, pieces, rate_mib_s, granule, failures: 0 })
     }
 
     /// Fills until it is stopped, and gives the reader back.
     pub(super) fn run(mut self) -> Box<dyn PageReader> {
         let _farewell = Farewell(Arc::clone(&self.shared), Arc::clone(&self.queue));
-        let mut not_before = Instant::now();
-        while let Some(job) = self.queue.next(&self.shared, not_before) {
-            let (Job::Urgent(range) | Job::Ahead(range) | Job::Rest(range)) = job;
+        let (mut not_before, mut patience) = (Instant::now(), None);
+        while let Some(job) = self.queue.next(&self.shared, not_before, patience) {
+            patience = (job != Job::Nothing).then_some(KEPT_MAX);
+            let (Job::Urgent(range) | Job::Ahead(range) | Job::Rest(range)) = job else {
+                self.stock.forget();
+                self.pieces.forget();
+                continue;
+            };
             let result = self.fill_chunk(range.intersection(self.shared.registered.ram().pages()));
             if let Err(error) = &result {
                 self.note_failure(range, error);
@@ -99,7 +135,7 @@ impl Filler {
                 // Whoever waits for it was served, or is to fault again now that nobody fills it.
                 Job::Urgent(chunk) => self.finish_urgent(chunk, result.is_err()),
                 Job::Rest(chunk) => not_before = self.pace(chunk, not_before),
-                Job::Ahead(_) => {}
+                Job::Ahead(_) | Job::Nothing => {}
             }
         }
         self.reader
@@ -137,50 +173,52 @@ impl Filler {
         });
         let is_whole = chunk.is_whole(PageSize::Huge2M) && missing == [chunk];
         if is_whole && self.queue.moves() && !self.shared.installer.protects() {
-            return self.fill_by_move(chunk);
-        }
-        for run in missing {
-            // What others change meanwhile may look like a part of a granule.
-            let mut rest = run.widened(self.granule);
-            while !rest.is_empty() {
-                let (piece, later) = rest.split_at(READ_PAGES.max(self.granule.base_pages()));
-                rest = later;
-                let found = self.read(piece)?;
-                self.place_missing(piece, found)?;
+            if let Some(mut staging) = self.stock.take() {
+                let is_moved = self.fill_by_move(chunk, &mut staging);
+                self.stock.put_back(staging, is_moved.as_ref().is_ok_and(|is_moved| *is_moved));
+                return is_moved.map(drop);
             }
+            add(&self.shared.statistics.counters.huge_pages_slow, chunk.count);
         }
-        Ok(())
+        missing.into_iter().try_for_each(|run| self.fill_by_copy(run))
     }
 
-    fn fill_by_move(&mut self, chunk: PageRange) -> Result<(), SourceError> {
-        let found = self.read(chunk)?;
+    /// Says whether the staging buffer has lost its pages.
+    fn fill_by_move(&mut self, chunk: PageRange, staging: &mut Staging) -> Result<bool, SourceError> {
+        let found = read(&self.queue, self.reader.as_mut(), chunk, staging)?;
         if found == Found::Bytes {
             let passage = self.shared.gate.enter(chunk);
             if !self.shared.installer.protects() && self.shared.map.claim_all(chunk) {
-                let moved = self.shared.installer.move_in(chunk, &mut self.staging);
+                let moved = self.shared.installer.move_in(chunk, staging);
                 drop(passage);
                 let Err(halt) = moved else {
                     add(&self.shared.statistics.counters.filled, chunk.count);
-                    return Ok(());
+                    return Ok(true);
                 };
                 // It was not to be moved, for example because a removal is unread: what is left is copied.
                 self.shared.map.release(halt.rest);
             }
         }
-        self.place_missing(chunk, found)
+        self.place_missing(chunk, found, staging).map(|()| false)
     }
 
-    fn read(&mut self, range: PageRange) -> Result<Found, SourceError> {
-        let length = usize::try_from(range.bytes()).expect("a chunk's length fits");
-        self.reader.read(range, &mut self.staging.bytes_mut()[..length])
+    fn fill_by_copy(&mut self, run: PageRange) -> Result<(), SourceError> {
+        // What others change meanwhile may look like a part of a granule.
+        let mut rest = run.widened(self.granule);
+        while !rest.is_empty() {
+            let (piece, later) = rest.split_at(READ_PAGES.max(self.granule.base_pages()));
+            rest = later;
+            let found = read(&self.queue, self.reader.as_mut(), piece, &mut self.pieces)?;
+            self.place_missing(piece, found, &self.pieces)?;
+        }
+        Ok(())
     }
 
     /// Claims and places, piece by piece, what is still missing of `range`, which the staging buffer holds from its
     /// start on.
-    fn place_missing(&mut self, range: PageRange, found: Found) -> Result<(), SourceError> {
-        let length = usize::try_from(range.bytes()).expect("a chunk's length fits");
+    fn place_missing(&self, range: PageRange, found: Found, staging: &Staging) -> Result<(), SourceError> {
         let content = match found {
-            Found::Bytes => Content::Bytes(&self.staging.bytes_mut()[..length]),
+            Found::Bytes => Content::Bytes(&staging.bytes()[..length(range)]),
             Found::Zero => Content::Zero,
         };
         let placement = Placement { range, content };
@@ -201,6 +239,25 @@ impl Filler {
     }
 }
 
+/// Reads `range` to the start of a staging buffer. Who was left behind meanwhile may place nothing of it.
+fn read(
+    queue: &FillQueue,
+    reader: &mut dyn PageReader,
+    range: PageRange,
+    into: &mut Staging,
+) -> Result<Found, SourceError> {
+    let left = || SourceError::Gone("the engine was stopped meanwhile".to_owned());
+    if !queue.turn.begin_reading() {
+        return Err(left());
+    }
+    let found = reader.read(range, &mut into.bytes_mut()[..length(range)]);
+    if queue.turn.end_reading() { found } else { Err(left()) }
+}
+
+fn length(range: PageRange) -> usize {
+    usize::try_from(range.bytes()).expect("a chunk's length fits")
+}
+
 /// Claims up to so many pages at the start of `rest`; of huge pages the one that is there, whole, or none of it.
 fn claim(map: &PageMap, size: PageSize, rest: PageRange, pages_max: u64) -> PageRange {
     let granule = rest.start.containing(size);
@@ -210,3 +267,6 @@ fn claim(map: &PageMap, size: PageSize, rest: PageRange, pages_max: u64) -> Page
         PageSize::Huge2M => PageRange { start: granule.end(), count: 0 },
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,10 +29,41 @@ impl Heartbeat {
         self.since.store(0, Ordering::Relaxed);
     }
 
+    /// Whether there is a call.
+    pub(crate) fn is_running(&self) -> bool {
+        self.since.load(Ordering::Relaxed) != 0
+    }
+
+    /// When the call will have taken `limit`; `None` where there is none.
+    pub(crate) fn deadline(&self, limit: Duration) -> Option<Instant> {
+        let since = self.since.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.epoch + Duration::from_nanos(since) + limit)
+    }
+
     /// How long the call has taken, if there is one that takes longer than `limit`.
     pub(crate) fn longer_than(&self, limit: Duration) -> Option<Duration> {
         let since = self.since.load(Ordering::Relaxed).checked_sub(1)?;
         let elapsed = self.epoch.elapsed().saturating_sub(Duration::from_nanos(since));
         (elapsed > limit).then_some(elapsed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_is_known_from_its_beginning_to_its_end() {
+        let heartbeat = Heartbeat::default();
+        let limit = Duration::from_secs(3600);
+        assert!(!heartbeat.is_running());
+        assert_eq!((heartbeat.deadline(limit), heartbeat.longer_than(Duration::ZERO)), (None, None));
+        let before = Instant::now();
+        heartbeat.begin();
+        let deadline = heartbeat.deadline(limit).unwrap();
+        assert!(heartbeat.is_running() && deadline >= before + limit && deadline <= Instant::now() + limit);
+        assert_eq!(heartbeat.longer_than(limit), None);
+        heartbeat.end();
+        assert!(!heartbeat.is_running() && heartbeat.deadline(limit).is_none());
     }
 }

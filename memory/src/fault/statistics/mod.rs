@@ -81,6 +81,8 @@ counters! {
     prefetched,
     /// Pages placed by the background fill.
     filled,
+    /// Pages of those filled that were copied, and not moved in as huge pages, as huge pages were slow to be had.
+    huge_pages_slow,
     /// Pages that were there already when they were to be placed.
     redundant,
     /// Pages of those placed that were zero.

@@ -1,6 +1,6 @@
 //! The background against faults, discards and bad readers.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread;
 
 use super::harness::*;
@@ -163,6 +163,58 @@ fn who_waits_for_a_chunk_whose_reader_hangs_is_served_on_demand() {
     }
     assert_serving(&engine);
     drop(go);
+}
+
+/// The last thing such a thread does is to drop its reader.
+fn until_gone(begins: &Receiver<PageRange>) {
+    while begins.recv_timeout(patience()).is_ok() {}
+    assert!(begins.try_recv().is_err_and(|error| error == TryRecvError::Disconnected), "the thread is there");
+}
+
+#[test]
+fn a_filler_whose_reader_hangs_holds_up_no_stop_and_places_nothing_afterwards() {
+    for backing in [HUGE, MEMFD] {
+        let ram = ram(backing, 4);
+        let (engine, begins, go) = parked(&ram, &on_demand());
+        engine.prefetch(ram.pages());
+        begins.recv_timeout(patience()).unwrap();
+        assert!(is_original(3, &content(&ram, 3)));
+        let stopped = engine.stop();
+        assert!(stopped.filler_hangs && stopped.reader.is_none(), "{backing:?}");
+        assert_eq!(stopped.memory.map().count(PageState::Requested), 0, "it has no claims");
+        let engine = FaultEngine::resume(stopped.memory, good_source(&ram), None, &on_demand()).unwrap();
+        write(&ram, 5, 0xee);
+        ram.discard(pages(9, 2)).unwrap();
+        drop(go);
+        until_gone(&begins);
+        assert_eq!(engine.map().count(PageState::Missing), 1024 - 4, "{backing:?}: nothing was placed");
+        assert!(is_zero(&content(&ram, 9)) && content(&ram, 5)[0] == 0xee, "{backing:?}");
+        assert_content(&ram, FULL, pages(11, 1024 - 11));
+        assert_serving(&engine);
+    }
+}
+
+#[test]
+fn who_waits_for_the_chunk_of_a_filler_that_hangs_is_served_by_the_next_engine() {
+    let ram = ram(HUGE, 16);
+    let (engine, begins, go) = parked(&ram, &Options::default());
+    let walker = {
+        let ram = ram.clone();
+        thread::spawn(move || assert_content(&ram, FULL, ram.pages()))
+    };
+    if kernel_has(Feature::MOVE) {
+        begins.recv_timeout(patience()).unwrap();
+        let stopped = engine.stop();
+        assert!(stopped.filler_hangs);
+        let engine = FaultEngine::resume(stopped.memory, good_source(&ram), None, &on_demand()).unwrap();
+        walker.join().unwrap();
+        assert_serving(&engine);
+    } else {
+        walker.join().unwrap();
+        assert!(!engine.stop().filler_hangs, "nothing was left to it");
+    }
+    drop(go);
+    until_gone(&begins);
 }
 
 #[test]

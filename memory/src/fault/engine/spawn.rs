@@ -1,0 +1,85 @@
+//! Starting the threads of an engine.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::Options;
+use crate::fault::around::FaultAround;
+use crate::fault::assemble::Assembly;
+use crate::fault::fill::{FillOptions, FillQueue, Filler, FillerThread};
+use crate::fault::handler::Handler;
+use crate::fault::locality::Whereabouts;
+use crate::fault::order::Inbox;
+use crate::fault::pre_image::PreImage;
+use crate::fault::scheduler::Scheduler;
+use crate::fault::serve::{Ended, Server};
+use crate::fault::served::ServedMemory;
+use crate::fault::shared::Shared;
+use crate::page::PageSize;
+use crate::source::{PageReader, PageSource};
+use crate::uffd::Feature;
+
+pub(super) fn filler(
+    shared: &Arc<Shared>,
+    reader: Box<dyn PageReader>,
+    options: FillOptions,
+    memory: &ServedMemory,
+) -> io::Result<FillerThread> {
+    let queue = Arc::new(FillQueue::new(shared, options, memory.features.has(Feature::MOVE)));
+    FillerThread::spawn(Filler::new(Arc::clone(shared), queue, reader, options)?)
+}
+
+pub(super) fn server(
+    shared: Arc<Shared>,
+    source: Box<dyn PageSource>,
+    inbox: Inbox,
+    queue: Option<Arc<FillQueue>>,
+    poisons: bool,
+    options: &Options,
+) -> io::Result<JoinHandle<Ended>> {
+    let options = *options;
+    let pre_image = PreImage::new(shared.registered.ram().backing())?;
+    thread::Builder::new().name("fault".to_owned()).spawn(move || {
+        let handler = handler(shared, queue, pre_image, poisons, &options);
+        Server { source, inbox, handler, requests: Vec::new(), spins: 0, source_gone: None }.run()
+    })
+}
+
+/// To be called on the thread that serves, whose whereabouts it notes.
+fn handler(
+    shared: Arc<Shared>,
+    queue: Option<Arc<FillQueue>>,
+    pre_image: PreImage,
+    poisons: bool,
+    options: &Options,
+) -> Handler {
+    let (backing, pages) = (shared.registered.ram().backing(), shared.registered.ram().pages());
+    let granule = backing.page_size();
+    let mut limits = options.limits;
+    if granule == PageSize::Huge2M {
+        limits.demand_pages_max = limits.demand_pages_max.min(Assembly::DEMANDED_MAX);
+    }
+    Handler {
+        shared,
+        scheduler: Scheduler::new(limits, granule),
+        around: FaultAround::new(options.around, pages.count),
+        queue,
+        events: Default::default(),
+        waits: Default::default(),
+        assembly: Default::default(),
+        observer: None,
+        pre_image,
+        unannounced: Vec::new(),
+        whereabouts: Whereabouts::new(options.locality),
+        stale: Default::default(),
+        last_thread: None,
+        runs: Vec::new(),
+        answer_limit: Duration::from_millis(limits.answer_ticks_max),
+        shares_writes: backing.shares_writes(),
+        poisons,
+        granule,
+        started: Instant::now(),
+    }
+}
