@@ -97,7 +97,7 @@ impl Figures {
         let hot_memfd = ("raw COPY, buffer", &self.hot_memfd);
         let mapped_memfd = ("raw COPY, the mapped file", &self.mapped_memfd);
         let [copied, cached] = ["anonymous, chunks begun, by COPY", "memfd, by its page cache"];
-        let moved = "anonymous, huge pages by MOVE";
+        let moved = "anonymous, by MOVE; a 2nd thread clears";
         vec![
             row(copied, &self.copied, mapped).promised(OF_RAW),
             row(copied, &self.copied, hot),
