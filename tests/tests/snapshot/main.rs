@@ -3,6 +3,7 @@
 
 mod cycle;
 mod handed;
+mod linux;
 
 use tests::host::on_kvm_host;
 use tests::vmm::{SnapshotFiles, Vmm};
