@@ -148,14 +148,10 @@ impl<W: Word> PageMap<W> {
         self.end_claims(range, PageState::Present)
     }
 
-    /// Gives claimed pages back: they are missing again, but for those that were removed meanwhile.
-    pub fn release(&self, range: PageRange) {
-        self.end_claims(range, PageState::Missing);
-    }
-
-    /// Gives back what somebody claimed who is no more, and gives how much that was. Whoever else claims pages of
-    /// `range` stands still meanwhile: the map does not know whose a claim is.
-    pub fn take_requested_back(&self, range: PageRange) -> u64 {
+    /// Gives claimed pages back: they are missing again, but for those that were removed meanwhile. Gives how many were
+    /// claimed. All claims in `range` have to be the caller's, or of somebody who is no more: the map does not know
+    /// whose a claim is.
+    pub fn release(&self, range: PageRange) -> u64 {
         self.end_claims(range, PageState::Missing)
     }
 

@@ -177,7 +177,7 @@ impl ServedMemory {
                 }
             }
         }
-        self.map.take_requested_back(all);
+        self.map.release(all);
         Ok(())
     }
 

@@ -80,7 +80,7 @@ fn what_somebody_who_died_had_claimed_is_missing_again() {
     assert_eq!(map.claim(pages(10, 200)).count, 200);
     assert_eq!(map.settle(pages(10, 50)), 50);
     map.remove(pages(100, 10));
-    assert_eq!(map.take_requested_back(pages(0, 300)), 140);
+    assert_eq!(map.release(pages(0, 300)), 140);
     assert_eq!(map.count(PageState::Requested), 0);
     assert_eq!((map.count(PageState::Present), map.count(PageState::Removed)), (50, 10));
 }
@@ -115,7 +115,6 @@ enum Step {
     ClaimAll,
     Settle,
     Release,
-    TakeBack,
     Remove,
     NextMissing,
 }
@@ -133,7 +132,6 @@ fn steps() -> impl Strategy<Value = Vec<(Step, PageRange)>> {
         Just(Step::ClaimAll),
         Just(Step::Settle),
         Just(Step::Release),
-        Just(Step::TakeBack),
         Just(Step::Remove),
         Just(Step::NextMissing),
     ];
@@ -164,11 +162,7 @@ impl Model<'_> {
             }
             Step::ClaimAll => None,
             Step::Settle => Some(self.replace(PageState::Requested, PageState::Present)),
-            Step::Release => {
-                self.replace(PageState::Requested, PageState::Missing);
-                None
-            }
-            Step::TakeBack => Some(self.replace(PageState::Requested, PageState::Missing)),
+            Step::Release => Some(self.replace(PageState::Requested, PageState::Missing)),
             Step::Remove => {
                 self.0.fill(PageState::Removed);
                 None
@@ -186,11 +180,7 @@ fn apply(map: &PageMap, step: Step, range: PageRange) -> Option<u64> {
         Step::Claim => Some(map.claim(range).count),
         Step::ClaimAll => map.claim_all(range).then_some(range.count.min(1)),
         Step::Settle => Some(map.settle(range)),
-        Step::Release => {
-            map.release(range);
-            None
-        }
-        Step::TakeBack => Some(map.take_requested_back(range)),
+        Step::Release => Some(map.release(range)),
         Step::Remove => {
             map.remove(range);
             None
