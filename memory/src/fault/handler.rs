@@ -216,7 +216,7 @@ impl Handler {
         let chunk = page.containing(PageSize::Huge2M);
         queue.fault_at(page);
         queue.is_urgent(chunk)
-            || window == chunk
+            || FaultAround::is_chunk(window)
                 && self.shared.map.first_run(chunk, PageState::Missing) == chunk
                 && queue.take_over(chunk)
     }
