@@ -143,8 +143,9 @@ pub trait PageSource: Send {
     /// [`SourceError`] where nothing can be asked for any more.
     fn submit(&mut self, requests: &[PageRequest]) -> Result<(), SourceError>;
 
-    /// Gives what has arrived, without waiting for more. A source that reads gives about 256 KiB of prefetch at a time
-    /// and keeps the rest, so that a caller looks for new faults in between: see [`has_more`](Self::has_more).
+    /// Gives what has arrived, without waiting for more. A source that reads gives about 256 KiB of prefetch at a time,
+    /// up to 1 MiB where much is demanded, and keeps the rest, so that a caller looks for new faults in between: see
+    /// [`has_more`](Self::has_more).
     ///
     /// # Errors
     ///

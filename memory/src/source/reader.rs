@@ -12,7 +12,8 @@
 //! Invariants:
 //!
 //! - Serving a page allocates nothing: what is read goes to one buffer, of [`PIECE_PAGES`].
-//! - One [`complete`](PageSource::complete) reads all that is demanded, and at most [`PIECE_PAGES`] of prefetch.
+//! - One [`complete`](PageSource::complete) reads all that is demanded, and of prefetch [`PIECE_PAGES`], or
+//!   more where much is demanded, so that it does not pile up; see `prefetch_room`.
 //! - A piece that cannot be read is lost alone; only a reader that is gone ends the source.
 
 use std::os::fd::BorrowedFd;
@@ -22,9 +23,16 @@ use super::lanes::Lanes;
 use super::{PageReply, PageRequest, PageSource, Priority, SourceError};
 use crate::page::PageRange;
 
-/// How many pages are read at a time, and how many of prefetch in one go: 256 KiB, which takes about as long to copy
-/// as a fault takes to be told of.
+/// How many pages are read at a time, and how many of prefetch in one go where little is demanded: 256 KiB, which takes
+/// about as long to copy as a fault takes to be told of.
 pub const PIECE_PAGES: u64 = 64;
+
+/// How many pages of prefetch go with each that is demanded: as many as an engine asks for around a fault from nowhere.
+/// Were it fewer, many threads that fault at once would ask for more than is read. What they then want is queued already,
+/// behind all else, or is demanded page by page before its turn comes, and so many requests are slow.
+const PAGES_PER_DEMAND: u64 = 16;
+/// How many pages of prefetch are read in one go, however many are demanded: 1 MiB.
+const PREFETCH_PAGES_MAX: u64 = 256;
 
 /// What was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +99,11 @@ impl<R: PageReader> Reading<R> {
     }
 }
 
+/// How many pages of prefetch a source gives in one go, after so many that were demanded.
+pub(super) fn prefetch_room(demanded: u64) -> u64 {
+    (demanded * PAGES_PER_DEMAND).clamp(PIECE_PAGES, PREFETCH_PAGES_MAX)
+}
+
 impl<R: PageReader> PageSource for Reading<R> {
     fn name(&self) -> &'static str {
         self.reader.name()
@@ -101,10 +114,12 @@ impl<R: PageReader> PageSource for Reading<R> {
     }
 
     fn complete(&mut self, sink: &mut dyn FnMut(PageReply<'_>)) -> Result<(), SourceError> {
+        let mut demanded = 0;
         while let Some(range) = self.queue.pop(Priority::Demand) {
+            demanded += range.count;
             self.serve(range, sink)?;
         }
-        let mut room = PIECE_PAGES;
+        let mut room = prefetch_room(demanded);
         while room > 0
             && let Some(range) = self.queue.pop(Priority::Prefetch)
         {

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use super::image::{Image, Origin};
 use super::lanes::Lanes;
-use super::reader::PIECE_PAGES;
+use super::reader::{PIECE_PAGES, prefetch_room};
 use super::{PageReply, PageRequest, PageSource, Priority, SourceError};
 use crate::page::PageRange;
 pub use files::DirectError;
@@ -167,10 +167,11 @@ impl PageSource for DirectSource {
             let priority = self.ring.landed(slot).0.priority;
             self.ready.push(priority, Ready::Landed(slot, stop));
         }
+        let mut demanded = 0;
         while let Some(ready) = self.ready.pop(Priority::Demand) {
-            self.tell(ready, sink);
+            demanded += self.tell(ready, sink);
         }
-        let mut room = PIECE_PAGES;
+        let mut room = prefetch_room(demanded);
         while room > 0
             && let Some(ready) = self.ready.pop(Priority::Prefetch)
         {

@@ -65,6 +65,25 @@ fn prefetch_comes_in_portions_so_that_new_demand_does_not_wait_for_all_of_it() {
 }
 
 #[test]
+fn what_is_prefetched_around_many_that_fault_at_once_does_not_pile_up() {
+    let mut source = source();
+    let prefetched = |source: &mut dyn PageSource, demanded: u64| -> u64 {
+        (0..demanded).for_each(|page| ask(source, pages(page, 1), Priority::Demand));
+        let answers = answers(source);
+        answers[usize::try_from(demanded).unwrap()..].iter().map(|(_, range)| range.count).sum()
+    };
+    ask(&mut source, pages(0, 1024), Priority::Prefetch);
+    assert_eq!(prefetched(&mut source, 4), PIECE_PAGES);
+    assert_eq!(prefetched(&mut source, 8), 8 * PAGES_PER_DEMAND);
+    assert_eq!(
+        prefetched(&mut source, 100),
+        PREFETCH_PAGES_MAX,
+        "who faults meanwhile does not wait for more"
+    );
+    assert_eq!(prefetched(&mut source, 0), PIECE_PAGES);
+}
+
+#[test]
 fn demand_is_not_held_back_however_much_it_is() {
     let mut source = source();
     ask(&mut source, pages(0, 256), Priority::Demand);
