@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::gate::Gate;
 use crate::map::{PageMap, PageState};
 use crate::page::{PageRange, PageSize};
-use crate::ram::{DiscardWatcher, GuestRam, TooManyWatchers};
+use crate::ram::{Backing, DiscardWatcher, GuestRam, TooManyWatchers};
 use crate::uffd::{
     self, Feature, Features, Modes, OpenError, PageEntry, Pagemap, RegisterError, Registered, Stop, Wake,
 };
@@ -91,6 +91,12 @@ impl ServedMemory {
         Self::with(uffd::probe()?.features, ram, write_protect)
     }
 
+    /// Whether this kernel can write-protect memory of this kind.
+    #[must_use]
+    pub fn can_protect(backing: Backing) -> bool {
+        uffd::probe().is_ok_and(|probe| protection(backing).without(probe.features).is_empty())
+    }
+
     /// As on a kernel that has the features `there`.
     pub(super) fn with(there: Features, ram: GuestRam, write_protect: bool) -> Result<Self, StartError> {
         // Asynchronous write-protection would take the faults away that are to be told.
@@ -101,17 +107,9 @@ impl ServedMemory {
         } else {
             Feature::MINOR_SHMEM
         };
-        let mut protection = Features::NONE.with(Feature::WRITE_PROTECT);
-        if !backing.supports_move() {
-            protection = protection.with(Feature::WRITE_PROTECT_SHARED);
-        }
         // Mapping what is cached as protected (CONTINUE_MODE_WP) has no bit of its own; this came with it, in 6.4.
         let maps_protected = features.has(Feature::WRITE_PROTECT_UNPOPULATED);
-        if backing.has_page_cache() && !backing.shares_writes() {
-            // What a private mapping is for is to share what is cached.
-            protection = protection.with(Feature::WRITE_PROTECT_UNPOPULATED);
-        }
-        let missing = protection.without(features);
+        let missing = protection(backing).without(features);
         if write_protect && !missing.is_empty() {
             return Err(StartError::NoWriteProtect { missing });
         }
@@ -220,6 +218,19 @@ impl ServedMemory {
             Err(error) => Err((self, Some(error))),
         }
     }
+}
+
+/// What it takes to write-protect memory.
+fn protection(backing: Backing) -> Features {
+    let mut protection = Features::NONE.with(Feature::WRITE_PROTECT);
+    if !backing.supports_move() {
+        protection = protection.with(Feature::WRITE_PROTECT_SHARED);
+    }
+    if backing.has_page_cache() && !backing.shares_writes() {
+        // What a private mapping is for is to share what is cached.
+        protection = protection.with(Feature::WRITE_PROTECT_UNPOPULATED);
+    }
+    protection
 }
 
 impl Drop for ServedMemory {
