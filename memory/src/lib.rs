@@ -5,6 +5,7 @@
 //!
 //! | room | what it is for |
 //! |---|---|
+//! | [`capture`] | a memory file of a guest that runs, as it was at one moment |
 //! | [`dirty`] | which pages were written since last asked |
 //! | [`fault`] | from a fault to a page: what to ask for next |
 //! | [`image`] | the memory file of a snapshot: written, verified, stacked |
@@ -15,6 +16,7 @@
 //! | [`uffd`] | userfaultfd: what the kernel has, registered RAM, the verbs that place pages |
 //! | [`staging`] | huge pages that are filled here and moved into a guest whole |
 
+pub mod capture;
 pub mod dirty;
 pub mod fault;
 pub mod image;

@@ -12,6 +12,7 @@ use super::around::AroundPolicy;
 use super::fill::{FillOptions, FillerEnd, FillerThread};
 use super::locality::Locality;
 use super::order::{Order, Orders, orders};
+use super::protection::Protection;
 use super::scheduler::Limits;
 use super::serve::Ended;
 use super::served::{ServedMemory, StartError};
@@ -139,6 +140,37 @@ impl FaultEngine {
     /// Ends it, and lets go on whoever waits to write; gives the observer back, if there was one.
     pub fn unprotect(&self) -> Option<Box<dyn WriteObserver>> {
         self.ask(Order::Unprotect).flatten()
+    }
+
+    /// Asks `observer` before writes to protected pages, and places pages protected from now on, but protects nothing
+    /// that is there: the caller does, through [`protection`](Self::protection), while faults are served.
+    ///
+    /// # Errors
+    ///
+    /// As of [`protect`](Self::protect), and [`Stop::Busy`] where an observer is asked already.
+    pub(crate) fn observe(&self, observer: Box<dyn WriteObserver>) -> Result<(), Stop> {
+        let modes = self.memory.as_ref().map(|memory| memory.modes);
+        if !modes.is_some_and(|modes| modes.write_protect) {
+            return Err(Stop::NotRegistered);
+        }
+        self.ask(|answer| Order::Observe(observer, answer)).unwrap_or(Err(Stop::NotRegistered))
+    }
+
+    /// Ends what [`observe`](Self::observe) began, but for what is protected yet.
+    pub(crate) fn unobserve(&self) {
+        // At once, and also where nobody is there to be asked.
+        self.shared.installer.set_protects(false);
+        drop(self.ask(Order::Unobserve));
+    }
+
+    /// Waits until the fault thread has done what it was doing: verdicts that were given before this are carried out.
+    pub(crate) fn settle(&self) {
+        let _ = self.ask(Order::Settle);
+    }
+
+    /// What protects pages, on any thread.
+    pub(crate) fn protection(&self) -> Protection {
+        Protection::new(Arc::clone(&self.shared))
     }
 
     /// Lets pages be written that an observer has had wait.

@@ -19,6 +19,7 @@
 //! | `install` | puts pages into a guest: the one place that knows the kernel's answers |
 //! | `fill` | the filler thread: whole chunks, what is expected to be wanted, and the rest |
 //! | `assemble` | granules of huge pages that are answered in pieces |
+//! | `protection` | protecting pages on other threads than the one that serves |
 //! | `pre_image` | what a protected page holds, read without a fault |
 //! | `gate` | keeps background placements and discards apart |
 //! | `locality` | where the fault thread runs |
@@ -47,6 +48,7 @@ mod locality;
 mod order;
 mod pre_image;
 mod protect;
+mod protection;
 pub mod scheduler;
 mod serve;
 mod served;
@@ -59,6 +61,7 @@ pub use around::AroundPolicy;
 pub use engine::{FaultEngine, Options, Stopped};
 pub use fill::FillOptions;
 pub use locality::Locality;
+pub(crate) use protection::Protection;
 pub use scheduler::Limits;
 pub use served::{ServedMemory, StartError};
 pub use shared::{Failure, Status};

@@ -21,6 +21,13 @@ pub(super) enum Order {
     Protect(Box<dyn WriteObserver>, Sender<Result<(), Stop>>),
     /// End protecting; gives the observer back.
     Unprotect(Sender<Option<Box<dyn WriteObserver>>>),
+    /// Place pages protected and ask the observer before writes from now on, and protect nothing yet; refused where
+    /// somebody is asked already.
+    Observe(Box<dyn WriteObserver>, Sender<Result<(), Stop>>),
+    /// Place pages unprotected and ask nobody from now on, and leave protected what is.
+    Unobserve(Sender<Option<Box<dyn WriteObserver>>>),
+    /// Say that what was being done is done.
+    Settle(Sender<()>),
     /// Let pages be written.
     Allow(PageRange),
     /// End, and leave all who wait to the next.

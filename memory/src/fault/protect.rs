@@ -40,6 +40,25 @@ impl Handler {
         result
     }
 
+    /// Asks `observer` from now on, and places pages protected. What is there is protected by who asked for this.
+    pub(super) fn observe(&mut self, observer: Box<dyn WriteObserver>) -> Result<(), Stop> {
+        if self.observer.is_some() {
+            return Err(Stop::Busy);
+        }
+        self.observer = Some(observer);
+        self.shared.installer.set_protects(true);
+        // As in `protect`.
+        self.shared.gate.wait_for(self.shared.registered.ram().pages());
+        Ok(())
+    }
+
+    /// Ends it. What is protected stays so, and may be written by whoever asks.
+    pub(super) fn unobserve(&mut self) -> Option<Box<dyn WriteObserver>> {
+        self.shared.installer.set_protects(false);
+        self.shared.gate.wait_for(self.shared.registered.ram().pages());
+        self.observer.take()
+    }
+
     /// Ends it, and lets all go on who wait to write.
     pub(super) fn unprotect(&mut self) -> Option<Box<dyn WriteObserver>> {
         self.shared.installer.set_protects(false);

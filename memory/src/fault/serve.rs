@@ -109,6 +109,9 @@ impl Server {
                 Order::Prefetch(range) => self.handler.prefetch(range),
                 Order::Protect(observer, answer) => drop(answer.send(self.handler.protect(observer))),
                 Order::Unprotect(answer) => drop(answer.send(self.handler.unprotect())),
+                Order::Observe(observer, answer) => drop(answer.send(self.handler.observe(observer))),
+                Order::Unobserve(answer) => drop(answer.send(self.handler.unobserve())),
+                Order::Settle(answer) => drop(answer.send(())),
                 Order::Allow(range) => self.handler.allow(range),
                 Order::Stop => return true,
             }

@@ -176,7 +176,7 @@ impl Contents {
 }
 
 /// What of `range` is in none of `except`, which are in order.
-pub(super) fn outside(range: PageRange, except: &[PageRange]) -> Vec<PageRange> {
+pub(crate) fn outside(range: PageRange, except: &[PageRange]) -> Vec<PageRange> {
     let (mut parts, mut rest) = (Vec::new(), range);
     let first = except.partition_point(|other| other.end() <= range.start);
     for other in except[first..].iter().take_while(|other| other.start < range.end()) {

@@ -13,7 +13,7 @@ use crate::page::{PageIndex, PageRange};
 pub(super) const BATCH_PAGES: u64 = 64;
 
 /// A file that a memory is written to. Tests have one that fails when it is told to.
-pub(super) trait MemoryFile: Sync {
+pub(crate) trait MemoryFile: Sync {
     /// Makes it `bytes` long, all of it a hole.
     fn reset(&self, bytes: u64) -> io::Result<()>;
 
@@ -52,7 +52,7 @@ pub(super) fn write_all(
 }
 
 /// Reads all of `range` into `bytes`, which is as long.
-pub(super) fn read_all(file: impl AsFd, range: PageRange, bytes: &mut [u8]) -> io::Result<()> {
+pub(crate) fn read_all(file: impl AsFd, range: PageRange, bytes: &mut [u8]) -> io::Result<()> {
     let mut done = 0;
     while done < bytes.len() {
         match rustix::io::pread(&file, &mut bytes[done..], range.start.offset() + done as u64) {
@@ -81,6 +81,6 @@ pub(super) fn is_zero(bytes: &[u8]) -> bool {
 }
 
 /// How long `range` is in memory.
-pub(super) fn length_of(range: PageRange) -> usize {
+pub(crate) fn length_of(range: PageRange) -> usize {
     usize::try_from(range.bytes()).expect("what is read at once fits the addresses of this process")
 }

@@ -20,6 +20,7 @@
 //! | `contents` | [`Contents`]: what a file holds, checked when it is loaded; one over another |
 //! | `selection` | which pages to write, and how to read them without touching what was never touched |
 //! | `write` | RAM to a file, on some threads |
+//! | `chunk` | the bytes of a chunk to a file, for `write` and for [`capture`](crate::capture) |
 //! | `verify` | a file against its contents |
 //! | `overlay` | a diff into its base |
 //! | `stack` | a base and its diffs, as a source of checked pages |
@@ -33,6 +34,7 @@
 //! - Contents that were loaded are not trusted: they describe whole pages of one memory, in order, or are refused.
 //! - Who writes a file and fails leaves it as it is then. The caller deletes it.
 
+mod chunk;
 mod contents;
 mod error;
 mod file;
@@ -43,13 +45,18 @@ mod stack;
 mod verify;
 mod write;
 
+pub(crate) use chunk::{ChunkWriter, Part, join};
+pub(crate) use contents::outside;
 pub use contents::{Contents, ContentsError};
 pub use error::{OverlayError, StackError, VerifyError, WriteError};
+pub(crate) use file::{MemoryFile, length_of, read_all};
 pub use overlay::overlay;
 pub use progress::Progress;
 pub use selection::Selection;
+pub(crate) use selection::data_of;
 pub use stack::Stack;
 pub use verify::{DIFFERING_MAX, verify};
+pub(crate) use write::threads;
 pub use write::{THREADS_MAX, WriteOptions, write};
 
 #[cfg(test)]

@@ -21,11 +21,11 @@ impl Progress {
         self.is_cancelled.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn is_cancelled(&self) -> bool {
+    pub(crate) fn is_cancelled(&self) -> bool {
         self.is_cancelled.load(Ordering::Relaxed)
     }
 
-    pub(super) fn add(&self, pages: u64) {
+    pub(crate) fn add(&self, pages: u64) {
         self.done_pages.fetch_add(pages, Ordering::Relaxed);
     }
 }

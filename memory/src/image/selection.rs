@@ -157,7 +157,7 @@ fn cut(ranges: &[PageRange], range: PageRange) -> impl Iterator<Item = PageRange
 }
 
 /// All the data of `memfd` in `range`: no more runs of it than every other page.
-fn data_of(memfd: BorrowedFd<'_>, range: PageRange) -> io::Result<Vec<PageRange>> {
+pub(crate) fn data_of(memfd: BorrowedFd<'_>, range: PageRange) -> io::Result<Vec<PageRange>> {
     let (mut all, mut rest) = (Vec::new(), range);
     while let Some(data) = next_data(memfd, rest)? {
         all.push(data);

@@ -14,9 +14,10 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
+use super::chunk::{ChunkWriter, Part, join};
 use super::contents::Contents;
 use super::error::WriteError;
-use super::file::{BATCH_PAGES, MemoryFile, batch_buffer, each_page, is_zero, length_of, write_all};
+use super::file::{BATCH_PAGES, MemoryFile, batch_buffer, length_of};
 use super::progress::Progress;
 use super::selection::{Found, Selected, Selection, Through};
 use crate::page::{BASE_PAGES_PER_HUGE, PageIndex, PageRange};
@@ -59,14 +60,13 @@ pub(super) fn write_to(
     options: &WriteOptions<'_>,
 ) -> Result<Contents, WriteError> {
     let selected = Selected::new(ram, selection)?;
-    let (pages, bytes) = (ram.pages(), ram.pages().bytes());
-    file.reset(bytes).map_err(|source| WriteError::Size { bytes, source })?;
+    let pages = ram.pages();
+    let writer = ChunkWriter::new(file, pages, selected.count_in(pages), selected.skips_zero())?;
     let unwatched = Progress::default();
     let work = Work {
         pages,
-        left: AtomicU64::new(selected.count_in(pages)),
         selected,
-        file,
+        writer,
         next: AtomicU64::new(0),
         is_stopped: AtomicBool::new(false),
         progress: options.progress.unwrap_or(&unwatched),
@@ -75,47 +75,23 @@ pub(super) fn write_to(
     if work.progress.is_cancelled() {
         return Err(WriteError::Cancelled);
     }
-    parts.sort_unstable_by_key(|part| part.chunk.start);
-    Ok(join(pages, &parts))
+    Ok(join(pages, &mut parts))
 }
 
 /// How many threads are worth starting.
-fn threads(wanted: Option<NonZeroUsize>, pages: PageRange) -> usize {
+pub(crate) fn threads(wanted: Option<NonZeroUsize>, pages: PageRange) -> usize {
     let wanted = wanted.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let chunks = usize::try_from(pages.count.div_ceil(BASE_PAGES_PER_HUGE)).unwrap_or(usize::MAX);
     wanted.min(THREADS_MAX).min(chunks).max(1)
-}
-
-/// What was written of a chunk.
-struct Part {
-    chunk: PageRange,
-    data: Vec<PageRange>,
-    sums: Vec<u32>,
-}
-
-fn join(pages: PageRange, parts: &[Part]) -> Contents {
-    let mut contents = Contents::empty(pages);
-    let mut end = PageIndex(0);
-    for part in parts {
-        let mut sums = part.sums.as_slice();
-        for &range in &part.data {
-            let (now, later) = sums.split_at(usize::try_from(range.count).expect("one for each page"));
-            contents.push(&mut end, range, now);
-            sums = later;
-        }
-    }
-    contents
 }
 
 /// A memory that is being written, shared by the threads that do it.
 struct Work<'a> {
     pages: PageRange,
     selected: Selected<'a>,
-    file: &'a dyn MemoryFile,
+    writer: ChunkWriter<'a>,
     /// The next chunk to be taken.
     next: AtomicU64,
-    /// How many pages may still be written.
-    left: AtomicU64,
     /// One of the threads failed.
     is_stopped: AtomicBool,
     progress: &'a Progress,
@@ -149,7 +125,7 @@ impl Work<'_> {
                 self.is_stopped.store(true, Ordering::Relaxed);
             }
             parts.push(written?);
-            self.left.fetch_sub(self.selected.count_in(chunk), Ordering::Relaxed);
+            self.writer.finish(self.selected.count_in(chunk));
             self.progress.add(chunk.count);
         }
         Ok(parts)
@@ -166,34 +142,18 @@ impl Work<'_> {
     }
 
     fn write_chunk(&self, chunk: PageRange, buffer: &mut [u8]) -> Result<Part, WriteError> {
-        let mut part = Part { chunk, data: Vec::new(), sums: Vec::new() };
+        let mut part = Part::of(chunk);
         for batch in batches(&self.selected.find(chunk)?) {
             let bytes = &mut buffer[..batch.ranges.iter().map(|range| length_of(*range)).sum()];
             self.selected.read(&batch.ranges, batch.through, bytes)?;
             let mut rest = &*bytes;
             for range in batch.ranges {
                 let (now, later) = rest.split_at(length_of(range));
-                self.write_range(range, now, &mut part)?;
+                self.writer.write(range, now, &mut part)?;
                 rest = later;
             }
         }
         Ok(part)
-    }
-
-    /// Writes what is data of `range`, whose content is `bytes`.
-    fn write_range(&self, range: PageRange, bytes: &[u8], part: &mut Part) -> Result<(), WriteError> {
-        let skips_zero = self.selected.skips_zero();
-        for data in data_of(range, bytes, |page| !skips_zero || !is_zero(page)) {
-            let skipped = length_of(PageRange::between(range.start, data.start));
-            let bytes = &bytes[skipped..][..length_of(data)];
-            part.sums.extend(each_page(data, bytes).map(|(_, page)| crc32c::crc32c(page)));
-            part.data.push(data);
-            write_all(self.file, bytes, data.start.offset()).map_err(|(offset, source)| {
-                let needed = PageRange { start: data.start, count: self.left.load(Ordering::Relaxed) };
-                WriteError::of_write(offset, needed.bytes(), source)
-            })?;
-        }
-        Ok(())
     }
 }
 
@@ -222,17 +182,4 @@ fn batches(found: &[Found]) -> Vec<Batch> {
         }
     }
     batches
-}
-
-/// The runs of `range` whose pages are data, by what `is_data` says of the bytes of each.
-fn data_of(range: PageRange, bytes: &[u8], is_data: impl Fn(&[u8]) -> bool) -> Vec<PageRange> {
-    let mut runs: Vec<PageRange> = Vec::new();
-    for (page, bytes) in each_page(range, bytes) {
-        match runs.last_mut() {
-            _ if !is_data(bytes) => {}
-            Some(last) if last.end() == page => last.count += 1,
-            _ => runs.push(page.alone()),
-        }
-    }
-    runs
 }

@@ -1,0 +1,67 @@
+//! Before the moment, and from it on.
+
+use std::sync::Arc;
+
+use super::desk::State;
+use super::error::BeginError;
+use super::session::Session;
+use crate::fault::FaultEngine;
+
+/// Memory that is protected as far as its guest does not write to it. It runs on: what it writes is opened again, and
+/// noted. Dropping it ends that.
+#[must_use = "dropping it ends the protection"]
+pub struct Armed(Session);
+
+impl Armed {
+    /// Takes the moment: the memory as it is now is what [`Capture::save`] saves. Call it while the guest stands still,
+    /// vCPUs and devices; when it returns, the guest may run. Do so soon after [`Capture::prepare`]: what is written in
+    /// between is protected again here, 2 MiB for each page.
+    ///
+    /// # Errors
+    ///
+    /// [`BeginError`]; nothing is protected then.
+    pub fn begin(self) -> Result<Capture, BeginError> {
+        let Self(mut session) = self;
+        session.desk.begin();
+        // A verdict of before the moment may be about to be carried out.
+        session.engine.settle();
+        for chunk in session.desk.chunks() {
+            if session.desk.state(chunk) != State::Armed {
+                session.arm(chunk)?;
+            }
+        }
+        Ok(Capture(session))
+    }
+}
+
+/// Memory as it was at one moment, while its guest runs on. Whoever writes to a part that was not read yet waits, so
+/// [save](Capture::save) it soon. Dropping it lets all go on.
+#[must_use = "dropping it ends the capture"]
+pub struct Capture(pub(super) Session);
+
+impl Capture {
+    /// Protects memory while the guest runs, so that [`Armed::begin`] has little left to do. It is protected 2 MiB at a
+    /// time, and faults are served in between.
+    ///
+    /// # Errors
+    ///
+    /// [`BeginError`]; nothing is protected then.
+    pub fn prepare(engine: Arc<FaultEngine>) -> Result<Armed, BeginError> {
+        let mut session = Session::new(engine)?;
+        for chunk in session.desk.chunks() {
+            session.arm(chunk)?;
+        }
+        Ok(Armed(session))
+    }
+
+    /// Protects all memory and takes the moment, while the guest stands still. It takes about 22 ms for each GiB of base
+    /// pages, and next to nothing for huge ones: [`prepare`](Self::prepare) does most of that before.
+    ///
+    /// # Errors
+    ///
+    /// [`BeginError`]; nothing is protected then.
+    pub fn begin(engine: Arc<FaultEngine>) -> Result<Self, BeginError> {
+        let session = Session::new(engine)?;
+        Armed(session).begin()
+    }
+}

@@ -1,0 +1,127 @@
+//! Protecting memory chunk by chunk, and letting all of it go at the end, whatever that is.
+
+use std::sync::{Arc, Weak};
+
+use super::desk::{Desk, State};
+use super::error::BeginError;
+use super::watch::Observer;
+use crate::fault::{FaultEngine, Protection, Status};
+use crate::image::outside;
+use crate::map::PageState;
+use crate::page::{PageRange, PageSize};
+use crate::ram::{DiscardWatcher, GuestRam};
+use crate::uffd::{Pagemap, Stop};
+
+/// What a chunk held when it was protected, but for what the RAM has.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    /// Pages that were with their source, in order.
+    pub(super) missing: Vec<PageRange>,
+    /// Pages that were zero because they had been thrown away, in order.
+    pub(super) blank: Vec<PageRange>,
+}
+
+/// Memory whose writes are told.
+pub(super) struct Session {
+    pub(super) engine: Arc<FaultEngine>,
+    pub(super) desk: Arc<Desk>,
+    pub(super) protection: Protection,
+    pub(super) plans: Vec<Plan>,
+    /// Tells what is there of private memory.
+    pagemap: Option<Pagemap>,
+}
+
+impl Session {
+    /// Begins to be told; nothing is protected yet.
+    pub(super) fn new(engine: Arc<FaultEngine>) -> Result<Self, BeginError> {
+        if let Status::Failed(failure) = engine.status() {
+            return Err(BeginError::Engine(failure));
+        }
+        let ram = engine.ram();
+        let shares_writes = ram.backing().shares_writes();
+        let pagemap = (!shares_writes).then(Pagemap::open).transpose().map_err(BeginError::Backed)?;
+        let desk = Arc::new(Desk::new(ram.pages()));
+        let protection = engine.protection();
+        let observer = Observer { desk: Arc::clone(&desk), protection: protection.clone() };
+        engine.observe(Box::new(observer)).map_err(|stop| match stop {
+            Stop::Busy => BeginError::Busy,
+            _ => BeginError::Unprotectable,
+        })?;
+        let plans = desk.chunks().map(|_| Plan::default()).collect();
+        // From here on it ends what it began.
+        let session = Self { engine, desk, protection, plans, pagemap };
+        let watcher: Arc<dyn DiscardWatcher> = Arc::clone(&session.desk) as _;
+        session.ram().watch_discards(Arc::downgrade(&watcher) as Weak<dyn DiscardWatcher>)?;
+        Ok(session)
+    }
+
+    pub(super) fn ram(&self) -> &GuestRam {
+        self.engine.ram()
+    }
+
+    /// Protects `chunk`, and looks at what it holds.
+    pub(super) fn arm(&mut self, chunk: usize) -> Result<(), BeginError> {
+        self.desk.arm(chunk);
+        let range = self.desk.range(chunk);
+        let (mut plan, mut removed, mut is_there) = (Plan::default(), Vec::new(), false);
+        self.engine.map().state_runs(range, |run, state| match state {
+            // What is on its way comes protected: whoever places it does so later than we were told.
+            PageState::Missing | PageState::Requested => append(&mut plan.missing, run),
+            PageState::Removed => removed.push(run),
+            PageState::Present => is_there = true,
+        });
+        for run in removed {
+            let known = self.known(run)?;
+            is_there |= !known.is_empty();
+            plan.blank.extend(outside(run, &known));
+        }
+        // A part of a huge page cannot be protected, and what is not there of the rest of a chunk costs little.
+        if is_there || self.ram().backing().page_size() == PageSize::Huge2M {
+            let protected = self.protection.protect(range);
+            protected.map_err(|source| BeginError::Protect { range, source })?;
+        }
+        // What the host unmaps of a page cache is mapped again by the engine, too.
+        let comes_later = !plan.missing.is_empty() || !plan.blank.is_empty();
+        if comes_later || self.ram().backing().has_page_cache() {
+            self.desk.leave(chunk);
+        }
+        self.plans[chunk] = plan;
+        Ok(())
+    }
+
+    /// What of pages that were thrown away is there again. Of a memfd's it is not known, and reading those is harmless.
+    fn known(&self, range: PageRange) -> Result<Vec<PageRange>, BeginError> {
+        let Some(pagemap) = &self.pagemap else { return Ok(vec![range]) };
+        let mut known = Vec::new();
+        let looked = pagemap.known(self.ram(), range, &mut |run| append(&mut known, run));
+        looked.map_err(BeginError::Backed)?;
+        Ok(known)
+    }
+}
+
+impl Drop for Session {
+    /// Nothing stays protected, and nobody waits.
+    fn drop(&mut self) {
+        self.desk.end();
+        let unread = self.desk.chunks().filter(|chunk| self.desk.state(*chunk) != State::Read);
+        self.unprotect(unread);
+        self.engine.unobserve();
+        self.unprotect(self.desk.chunks().filter(|chunk| self.desk.is_left(*chunk)));
+    }
+}
+
+impl Session {
+    fn unprotect(&self, mut chunks: impl Iterator<Item = usize>) {
+        // It is refused only where the memory is gone, or nobody reads its removals: then the engine has failed, and
+        // who waits does so for that.
+        let _ = chunks.try_for_each(|chunk| self.protection.unprotect(self.desk.range(chunk)));
+    }
+}
+
+/// Adds `run` to `runs`, which end before it.
+fn append(runs: &mut Vec<PageRange>, run: PageRange) {
+    match runs.last_mut() {
+        Some(last) if last.end() == run.start => last.count += run.count,
+        _ => runs.push(run),
+    }
+}

@@ -1,0 +1,197 @@
+//! A capture that fails: the guest goes on, and nothing stays protected.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::guest::*;
+use crate::capture::{BeginError, Capture, CaptureError};
+use crate::fault::{FaultEngine, Options, ServedMemory, Status};
+use crate::image::{Progress, WriteError, WriteOptions};
+use crate::page::PageRange;
+use crate::source::{Content, PageReader, PageReply, PageRequest, PageSource, SourceError};
+use crate::uffd::{Modes, Registered, Wake, open, probe};
+
+/// Half of the memory is there, and a guest runs.
+fn running() -> (Arc<FaultEngine>, Guest) {
+    let ram = ram(ANONYMOUS);
+    let engine = served(&ram, false);
+    touch(&ram, pages(0, ram.pages().count / 2));
+    (engine, Guest::run(&ram, MIXED, 2, true, seed()))
+}
+
+fn begin(engine: &Arc<FaultEngine>, guest: &Guest) -> Capture {
+    guest.standing(|| Capture::begin(Arc::clone(engine)).unwrap()).0
+}
+
+fn assert_free(engine: &FaultEngine, guest: &Guest) {
+    guest.goes_on();
+    assert_eq!(guest.standing(|| protected(engine.ram())).0, 0);
+}
+
+#[test]
+fn a_file_that_fails_at_any_write_is_told_with_its_place() {
+    let (engine, guest) = running();
+    let mut reader = reader_of(engine.ram());
+    for (nth, kind) in [1, 2, 3, 5, 8, 13, 21, 34]
+        .into_iter()
+        .flat_map(|nth| [io::ErrorKind::StorageFull, io::ErrorKind::Other].map(|kind| (nth, kind)))
+    {
+        let capture = begin(&engine, &guest);
+        let file = Scripted::new(|write| if write == nth { Err(kind.into()) } else { Ok(()) });
+        let error = capture.save_to(&file, Some(&mut reader), &WriteOptions::default()).unwrap_err();
+        match (kind, &error) {
+            (io::ErrorKind::StorageFull, CaptureError::Write(WriteError::NoRoom { offset, .. })) => {
+                assert!(offset.is_multiple_of(4096) && *offset < SIZE_MIB << 20);
+            }
+            (io::ErrorKind::Other, CaptureError::Write(WriteError::File { .. })) => {}
+            _ => panic!("{error}"),
+        }
+        assert_free(&engine, &guest);
+    }
+    guest.end();
+}
+
+#[test]
+fn it_can_be_cancelled_and_dropped_at_any_time() {
+    let (engine, guest) = running();
+    let mut reader = reader_of(engine.ram());
+    for nth in [1, 7, 20] {
+        let capture = begin(&engine, &guest);
+        let progress = Progress::default();
+        let file = Scripted::new(|write| {
+            if write == nth {
+                progress.cancel();
+            }
+            Ok(())
+        });
+        let options = WriteOptions { progress: Some(&progress), threads: None };
+        let error = capture.save_to(&file, Some(&mut reader), &options).unwrap_err();
+        assert!(matches!(error, CaptureError::Write(WriteError::Cancelled)), "{error}");
+        assert!(progress.done_pages() < engine.ram().pages().count);
+        assert_free(&engine, &guest);
+    }
+    drop(begin(&engine, &guest));
+    assert_free(&engine, &guest);
+    drop(Capture::prepare(Arc::clone(&engine)).unwrap());
+    assert_free(&engine, &guest);
+    guest.end();
+}
+
+/// A source that answers with a panic once it is told to.
+struct Deadly(Arc<AtomicBool>, crate::source::Reading<crate::source::pattern::PatternReader>);
+
+impl PageSource for Deadly {
+    fn name(&self) -> &'static str {
+        "deadly"
+    }
+
+    fn submit(&mut self, requests: &[PageRequest]) -> Result<(), SourceError> {
+        self.1.submit(requests)
+    }
+
+    fn complete(&mut self, sink: &mut dyn FnMut(PageReply<'_>)) -> Result<(), SourceError> {
+        assert!(!self.0.load(Ordering::Relaxed), "as it is meant to");
+        self.1.complete(sink)
+    }
+
+    fn readiness(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        None
+    }
+}
+
+#[test]
+fn an_engine_that_dies_ends_it_and_who_has_its_pages_goes_on() {
+    let ram = ram(ANONYMOUS);
+    let dies = Arc::new(AtomicBool::new(false));
+    let source = Deadly(Arc::clone(&dies), crate::source::Reading::new(reader_of(&ram)));
+    let options = Options { write_protect: true, ..Options::default() };
+    let engine = Arc::new(FaultEngine::start(ram.clone(), Box::new(source), None, &options).unwrap());
+    // The last pages stay with their source, and the guest does not know of them.
+    let there = pages(0, ram.pages().count - 512);
+    touch(&ram, there);
+    let file = Scripted::new(|write| {
+        if write == 3 {
+            dies.store(true, Ordering::Relaxed);
+            let ram = ram.clone();
+            std::thread::spawn(move || touch(&ram, pages(there.count, 1)));
+            until("the engine dies", || matches!(engine.status(), Status::Failed(_)));
+        }
+        Ok(())
+    });
+    let capture = Capture::begin(Arc::clone(&engine)).unwrap();
+    let error = capture.save_to(&file, Some(&mut reader_of(&ram)), &WriteOptions::default()).unwrap_err();
+    assert!(matches!(error, CaptureError::Engine(_)), "{error}");
+    assert_eq!(protected(&ram), 0);
+    there.pages().for_each(|page| {
+        vm_memory::Bytes::write_obj(&ram, 9_u8, vm_memory::GuestAddress(page.offset())).unwrap();
+    });
+    let again = Capture::begin(Arc::clone(&engine));
+    assert!(matches!(again, Err(BeginError::Engine(_))));
+    assert_eq!(protected(&ram), 0);
+}
+
+/// Gives nothing past a page.
+struct Cut(PageRange);
+
+impl PageReader for Cut {
+    fn name(&self) -> &'static str {
+        "cut"
+    }
+
+    fn read(&mut self, range: PageRange, _: &mut [u8]) -> Result<Content, SourceError> {
+        if self.0.intersection(range) == range {
+            Ok(Content::Zero)
+        } else {
+            Err(SourceError::Truncated { range })
+        }
+    }
+}
+
+#[test]
+fn a_source_that_does_not_give_what_is_missing_is_told() {
+    let (engine, guest) = running();
+    let capture = begin(&engine, &guest);
+    let file = tempfile::tempfile().unwrap();
+    let mut reader = Cut(pages(0, 2048));
+    let error = capture.save(&file, Some(&mut reader), &WriteOptions::default()).unwrap_err();
+    assert!(matches!(error, CaptureError::Source { .. }), "{error}");
+    assert_free(&engine, &guest);
+    guest.end();
+}
+
+#[test]
+fn a_poisoned_page_is_told_with_its_number() {
+    let ram = ram(ANONYMOUS);
+    let modes = Modes { missing: true, write_protect: false, minor: false };
+    let memory = Registered::new(open(probe().unwrap().features).unwrap(), ram.clone(), modes).unwrap();
+    if memory.poison(pages(70, 1), Wake::Now).stop.is_some() {
+        return println!("NOT TESTED: this needs UFFDIO_POISON, Linux 6.6");
+    }
+    memory.unregister().unwrap();
+    drop(memory);
+    let memory = ServedMemory::new(ram.clone(), true).unwrap();
+    memory.assume_present(pages(70, 1));
+    let options = Options { write_protect: true, ..Options::default() };
+    let source = Box::new(crate::source::Reading::new(reader_of(&ram)));
+    let engine = Arc::new(FaultEngine::resume(memory, source, None, &options).unwrap());
+    let capture = Capture::begin(engine).unwrap();
+    let file = tempfile::tempfile().unwrap();
+    let error = capture.save(&file, Some(&mut reader_of(&ram)), &WriteOptions::default()).unwrap_err();
+    let CaptureError::Write(WriteError::Page(error)) = error else { panic!("{error}") };
+    assert_eq!(error.page.0, 70);
+}
+
+#[test]
+fn what_cannot_be_captured_is_refused() {
+    let ram = ram(ANONYMOUS);
+    let source = Box::new(crate::source::Reading::new(reader_of(&ram)));
+    let engine = FaultEngine::start(ram, source, None, &Options::default()).unwrap();
+    assert!(matches!(Capture::begin(Arc::new(engine)), Err(BeginError::Unprotectable)));
+    let (engine, guest) = running();
+    let first = begin(&engine, &guest);
+    assert!(matches!(Capture::begin(Arc::clone(&engine)), Err(BeginError::Busy)));
+    drop(first);
+    drop(begin(&engine, &guest));
+    guest.end();
+}
