@@ -4,6 +4,7 @@
 mod cycle;
 mod handed;
 mod linux;
+mod live;
 
 use tests::host::on_kvm_host;
 use tests::vmm::{SnapshotFiles, Vmm};

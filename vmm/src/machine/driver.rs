@@ -5,10 +5,12 @@
 //! |---|---|
 //! | `ending` | how a machine comes to its end |
 //! | `failure` | what is done when a guest cannot go on |
+//! | `live` | saving while the guest runs |
 //! | `snapshots` | saving to files, and going on from files |
 
 mod ending;
 mod failure;
+mod live;
 mod snapshots;
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -95,6 +97,8 @@ pub struct Driver {
     memory: MemoryPlan,
     /// What a diff of the VM would be over: the snapshot that it was saved to, or loaded from, last.
     lineage: Option<Parent>,
+    /// The snapshot that is being written while the guest runs.
+    saving: Option<live::Saving>,
     /// Whether a restore has failed, after which there is nothing more to do.
     is_spent: bool,
     /// Whether a VM that has failed stays, for those who ask what has become of it.
@@ -129,6 +133,7 @@ impl Driver {
             resources: Resources::default(),
             memory: MemoryPlan::Fresh,
             lineage: None,
+            saving: None,
             is_spent: false,
             keeps_failed: false,
             state: VmState::NotStarted,
@@ -196,6 +201,7 @@ impl Driver {
             Some(cause) => tracing::error!(cause, "the microVM failed"),
             None => tracing::info!("the microVM has ended"),
         }
+        self.cancel_saving();
         let stopped = self.vm.as_mut().map_or(Ok(()), Vm::stop);
         self.flush_metrics();
         match stopped {
@@ -221,7 +227,14 @@ impl Driver {
         loop {
             match self.inbox.recv_timeout(flush_at.saturating_duration_since(Instant::now())) {
                 Ok(Message::Request(request, answer)) => {
-                    let reply = self.carry_out(*request).map_err(|error| Fault::bad_request(chain(&error)));
+                    let request = match *request {
+                        Request::CreateSnapshot(create) if create.live => {
+                            self.save_live(create, answer);
+                            continue;
+                        }
+                        other => other,
+                    };
+                    let reply = self.carry_out(request).map_err(|error| Fault::bad_request(chain(&error)));
                     let failure = reply.as_ref().err().map(|fault| fault.message.clone());
                     // A client that has gone does not read its answer.
                     let _ = answer.send(reply);
@@ -229,6 +242,7 @@ impl Driver {
                         return Ending::Failed(failure.unwrap_or_default());
                     }
                 }
+                Ok(Message::Saved(saved)) => self.note_saved(*saved),
                 Ok(Message::Guest(event)) => {
                     if let Some(ending) = self.heed(event) {
                         return ending;

@@ -15,6 +15,7 @@
 //!   the loader writes, that may be the driver itself; the process ends then.
 
 pub mod handler;
+pub mod live;
 mod watch;
 
 use std::fs::File;
@@ -68,11 +69,16 @@ pub struct ServedPlan {
     pub source: Box<dyn PageSource>,
     /// The same content, for who fills in the background.
     pub reader: Option<Box<dyn PageReader>>,
+    /// Makes another reader of it, for who saves what the guest does not have yet.
+    pub again: Option<Again>,
     /// How faults are served.
     pub options: fault::Options,
     /// Is handed the engine before the first page is wanted.
     pub started: Option<Started>,
 }
+
+/// Makes a reader of the content of served memory.
+pub type Again = Box<dyn Fn() -> Box<dyn PageReader> + Send>;
 
 /// Who is handed an engine, to prefetch, protect or look at it from outside.
 pub type Started = Box<dyn FnOnce(&Arc<FaultEngine>) + Send>;
@@ -115,6 +121,7 @@ pub struct Memory {
     watch: Option<Watch>,
     engine: Option<Arc<FaultEngine>>,
     handed: Option<Handed>,
+    again: Option<Again>,
     ram: GuestRam,
     /// Times that a page could not be had.
     pub failures: Counter,
@@ -153,7 +160,7 @@ impl Memory {
     /// Memory that the kernel alone serves.
     fn unserved(ram: GuestRam) -> Self {
         let (failures, handlers_gone) = (Counter::default(), Counter::default());
-        Self { watch: None, engine: None, handed: None, ram, failures, handlers_gone }
+        Self { watch: None, engine: None, handed: None, again: None, ram, failures, handlers_gone }
     }
 
     fn serve(plan: ServedPlan, ranges: &[RamRange], notifier: &Notifier) -> Result<Self, MemoryError> {
@@ -167,7 +174,7 @@ impl Memory {
         if let Some(started) = plan.started {
             started(&engine);
         }
-        Ok(Self { watch: Some(watch), engine: Some(engine), ..Self::unserved(ram) })
+        Ok(Self { watch: Some(watch), engine: Some(engine), again: plan.again, ..Self::unserved(ram) })
     }
 
     /// The loader has written what it writes: from now on the driver waits for no page.

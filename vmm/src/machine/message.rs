@@ -5,6 +5,9 @@ use std::sync::mpsc::Sender;
 use api::{Fault, Reply, Request};
 use tokio::sync::oneshot;
 
+use crate::snapshot::save::SaveError;
+use crate::snapshot::saved::Parent;
+
 /// Something that the guest did, seen by a vCPU or a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GuestEvent {
@@ -43,6 +46,8 @@ pub enum Message {
     Request(Box<Request>, oneshot::Sender<Result<Reply, Fault>>),
     /// Something the guest did.
     Guest(GuestEvent),
+    /// A snapshot was written while the guest ran, or was not.
+    Saved(Box<Result<Parent, SaveError>>),
     /// The user wants the process to end: a signal, or the console's escape.
     Quit,
 }

@@ -13,7 +13,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use api::types::{HugePages, LazyOptions, MemBackend, MemBackendType, RestoredHugePages, SnapshotLoad};
-use memory::fault::{self, FillOptions};
+use memory::fault::{self, FillOptions, ServedMemory};
 use memory::image::{Contents, Stack, StackError};
 use memory::source::Reading;
 
@@ -157,11 +157,15 @@ impl Loaded {
             everything: rate_mib_s != Some(0),
             rate_mib_s: rate_mib_s.and_then(NonZeroU32::new),
         };
+        let backing = backing(huge_pages);
+        // So that it can be saved while the guest runs.
+        let write_protect = ServedMemory::can_protect(backing);
         Ok(MemoryPlan::Served(Box::new(ServedPlan {
-            foundation: Foundation::New(backing(huge_pages)),
+            foundation: Foundation::New(backing),
             source: Box::new(Reading::new(source)),
             reader: Some(Box::new(reader)),
-            options: fault::Options { fill, ..fault::Options::default() },
+            options: fault::Options { fill, write_protect, ..fault::Options::default() },
+            again: Some(Box::new(move || Box::new(stack.reader()))),
             started: None,
         })))
     }

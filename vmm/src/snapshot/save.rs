@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use api::types::{SnapshotCreate, VmConfig};
+use memory::capture::{BeginError, CaptureError};
 use memory::image::{Contents, WriteError};
 use memory::{GuestRam, RamRange};
 
@@ -18,6 +19,7 @@ use super::file::{self, Aside, AsideError, BuildError, SnapshotId};
 use super::saved::{MemoryState, Meta, Parent, Saved};
 use crate::arch::host::state::{HostFacts, PlatformState, StateError, VcpuState};
 use crate::machine::devices::DevicesState;
+use crate::machine::memory::live::LiveError;
 use crate::machine::vm::VmError;
 
 /// Why a VM was not saved. It is as it was, and so are files that were there.
@@ -35,6 +37,24 @@ pub enum SaveError {
     /// The memory file.
     #[error("the memory file cannot be written")]
     Memory(#[from] WriteError),
+    /// The memory cannot be saved while the guest runs.
+    #[error(transparent)]
+    Live(#[from] LiveError),
+    /// The memory of a guest that runs could not be held at one moment.
+    #[error(transparent)]
+    Begin(#[from] BeginError),
+    /// The memory of a guest that runs.
+    #[error("the memory file cannot be written")]
+    Capture(#[from] CaptureError),
+    /// A diff of a guest that runs.
+    #[error("a live snapshot is a full one: leave `snapshot_type` out, or pause the microVM first")]
+    LiveDiff,
+    /// There is one already.
+    #[error("a live snapshot is being written: wait for its answer")]
+    Busy,
+    /// There is no thread for it.
+    #[error("cannot start a thread that saves the microVM")]
+    Thread(#[source] std::io::Error),
     /// There is too much state.
     #[error(transparent)]
     Build(#[from] BuildError),

@@ -32,6 +32,7 @@ impl Driver {
     /// Saves the VM, which stands still.
     pub(super) fn create_snapshot(&mut self, create: &SnapshotCreate) -> Result<Reply, RequestError> {
         create.validate().map_err(RequestError::Snapshot)?;
+        self.refuse_while_saving()?;
         self.save(create)?;
         Ok(Reply::Empty)
     }
