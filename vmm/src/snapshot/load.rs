@@ -8,7 +8,6 @@
 //! Everything that can be refused is, before anything of the guest runs.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +17,7 @@ use memory::image::{Contents, Stack, StackError};
 use memory::source::Reading;
 
 use super::file::{self, AsideError, FileError, SnapshotId};
+use super::mapped::{self, MapError};
 use super::saved::{DecodeError, Parent, Saved};
 use crate::machine::memory::{Foundation, MemoryPlan, ServedPlan, backing};
 
@@ -36,14 +36,9 @@ pub enum LoadError {
     /// The memory file is looked for and cannot be.
     #[error("Failed to get snapshot memory from file: {0}")]
     Find(#[from] AsideError),
-    /// The memory file cannot be opened.
-    #[error("Failed to get snapshot memory from file: cannot open {}: {source}", path.display())]
-    Open {
-        /// Which.
-        path: PathBuf,
-        /// The host's answer.
-        source: std::io::Error,
-    },
+    /// The memory file cannot be mapped.
+    #[error("Failed to get snapshot memory from file: {0}")]
+    Map(#[from] MapError),
     /// The memory files are not what the state says.
     #[error("Failed to get snapshot memory from file: {0}")]
     Stack(#[from] StackError),
@@ -144,8 +139,7 @@ impl Loaded {
             return Err(LoadError::DiffFile);
         }
         let path = file::memory_path(self.saved.id, path)?;
-        let file = File::open(&path).map_err(|source| LoadError::Open { path, source })?;
-        Ok(MemoryPlan::File(file))
+        Ok(MemoryPlan::File(mapped::open(&path, &self.saved.memory.contents)?))
     }
 
     fn serve(&self, path: &Path, huge_pages: HugePages, lazy: LazyOptions) -> Result<MemoryPlan, LoadError> {

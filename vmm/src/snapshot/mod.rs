@@ -6,10 +6,12 @@
 //! | [`saved`] | what is in it |
 //! | [`save`] | from a VM that stands still to files |
 //! | [`load`] | from files to what a VM is made of |
+//! | [`mapped`] | a memory file before it is mapped |
 //! | [`files`] | what one can do with the files without a VM |
 
 pub mod file;
 pub mod files;
 pub mod load;
+pub mod mapped;
 pub mod save;
 pub mod saved;
