@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use api::types::HugePages;
 use memory::fault::{self, Failure, FaultEngine, Status};
+use memory::ram::CopyError;
 use memory::source::{PageReader, PageSource};
 use memory::{Backing, GuestRam, PageIndex, RamError, RamRange, Sharing};
 use prometheus_client::metrics::counter::Counter;
@@ -110,6 +111,9 @@ pub enum MemoryError {
     /// A page that the loader needs cannot be had.
     #[error("the guest cannot be loaded: {0}")]
     Failed(String),
+    /// A page that a restored guest is changed in cannot be had.
+    #[error(transparent)]
+    Lost(#[from] CopyError),
     /// It was given to a start that failed.
     #[error("the guest's memory went to a start that failed: start it in another process")]
     Spent,
@@ -190,6 +194,21 @@ impl Memory {
         self.engine.is_none() && self.handed.is_none()
     }
 
+    /// Waits for the pages at these addresses, which this process touches next: touching one that cannot be had would
+    /// end it before anybody is told.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::Lost`].
+    pub fn have(&self, addresses: &[GuestAddress]) -> Result<(), MemoryError> {
+        let mut bytes = vec![0; usize::try_from(PageIndex(1).offset()).expect("a page fits")];
+        let pages = addresses.iter().filter_map(|address| page_at(&self.ram, *address));
+        for page in pages {
+            self.ram.copy_out(&[page.alone()], &mut bytes)?;
+        }
+        Ok(())
+    }
+
     /// The RAM.
     #[must_use]
     pub fn ram(&self) -> &GuestRam {
@@ -245,6 +264,15 @@ pub fn guest_address(ram: &GuestRam, page: PageIndex) -> Option<GuestAddress> {
     })
 }
 
+/// The page of RAM that a guest has at `address`, if there is one.
+fn page_at(ram: &GuestRam, address: GuestAddress) -> Option<PageIndex> {
+    ram.regions().iter().find_map(|region| {
+        let inside = address.0.checked_sub(region.range().gpa.0)?;
+        let is_there = inside < region.range().size_bytes;
+        is_there.then(|| PageIndex::at_offset(region.offset_in_file() + inside))
+    })
+}
+
 /// What fresh memory is made of. Nothing yet needs it to be shared with another process.
 #[must_use]
 pub fn backing(huge_pages: HugePages) -> Backing {
@@ -268,5 +296,8 @@ mod tests {
         assert_eq!([0, 1023].map(address), [Some(0), Some(0x3f_f000)]);
         assert_eq!([1024, 1535].map(address), [Some(1 << 32), Some((1 << 32) + 0x1f_f000)]);
         assert_eq!(address(1536), None);
+        let page = |address| page_at(&ram, GuestAddress(address)).map(|page| page.0);
+        assert_eq!([0x3f_f123, (1 << 32) + 0x1f_f000].map(page), [Some(1023), Some(1535)]);
+        assert_eq!([4 << 20, (1 << 32) + (2 << 20)].map(page), [None; 2]);
     }
 }

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use vm_memory::GuestAddress;
 
 use super::build::{BuildError, create_vcpu, create_vm};
 use super::devices::{Devices, Options};
@@ -71,7 +72,8 @@ pub fn restore(
             vm.memory.loaded();
             Ok(vm)
         }
-        Err((error, memory)) => {
+        Err(failed) => {
+            let (error, memory) = *failed;
             // Who touches a page that is lost learns only that it cannot.
             Err(memory
                 .awaited_failure()
@@ -89,7 +91,7 @@ fn furnish(
     options: &Options,
     notifier: &Notifier,
     clock: ClockPolicy,
-) -> Result<Vm, (BuildError, Memory)> {
+) -> Result<Vm, Box<(BuildError, Memory)>> {
     let Bare { vm, vcpus, extent, host } = bare;
     let made = || {
         vm::map_ram(&vm, memory.ram())?;
@@ -97,12 +99,17 @@ fn furnish(
             state.restore(vcpu, &extent)?;
         }
         saved.platform.restore(&vm, clock)?;
+        // The guest is told there that it is a clone.
+        let told = saved.devices.generation.place;
+        memory
+            .have(&[GuestAddress(told.id), GuestAddress(told.clock)])
+            .map_err(BuildError::RestoredMemory)?;
         let devices = Devices::attach(&vm, memory.ram(), resources, options, notifier, Some(&saved.devices))?;
         Ok(devices)
     };
     let devices: Devices = match made() {
         Ok(devices) => devices,
-        Err(error) => return Err((error, memory)),
+        Err(error) => return Err(Box::new((error, memory))),
     };
     let vcpu_metrics = VcpuMetrics::default();
     let threads = (0..).zip(vcpus).map(|(index, vcpu)| {
@@ -111,6 +118,6 @@ fn furnish(
     });
     match threads.collect::<Result<_, _>>() {
         Ok(threads) => Ok(Vm { vcpus: Vcpus(threads), vcpu_metrics, devices, extent, host, vm, memory }),
-        Err(error) => Err((error.into(), memory)),
+        Err(error) => Err(Box::new((error.into(), memory))),
     }
 }
