@@ -14,6 +14,7 @@ use api::types::{SnapshotCreate, VmConfig};
 use memory::capture::{BeginError, CaptureError};
 use memory::image::{Contents, WriteError};
 use memory::{GuestRam, RamRange};
+use rustix::process::{Resource, getrlimit};
 
 use super::file::{self, Aside, AsideError, BuildError, SnapshotId};
 use super::saved::{MemoryState, Meta, Parent, Saved};
@@ -58,6 +59,17 @@ pub enum SaveError {
     /// There is too much state.
     #[error(transparent)]
     Build(#[from] BuildError),
+    /// The process may not write so much.
+    #[error(
+        "a file of the snapshot would have {bytes} bytes, and this process may write files of {limit}: raise its limit, \
+         with `prlimit --fsize` for example"
+    )]
+    Limit {
+        /// How long it would be.
+        bytes: u64,
+        /// How long it may be.
+        limit: u64,
+    },
     /// There is no id for it.
     #[error("cannot draw a random id for the snapshot")]
     Id(#[from] std::io::Error),
@@ -98,6 +110,18 @@ impl Files {
         Ok(Self { id: SnapshotId::random()?, memory, state })
     }
 
+    /// Refuses a file of `bytes` that is longer than this process may write: the kernel ends one that tries (SIGXFSZ).
+    ///
+    /// # Errors
+    ///
+    /// [`SaveError::Limit`].
+    pub fn check_limit(&self, bytes: u64) -> Result<(), SaveError> {
+        match getrlimit(Resource::Fsize).current {
+            Some(limit) if bytes > limit => Err(SaveError::Limit { bytes, limit }),
+            _ => Ok(()),
+        }
+    }
+
     /// The memory file, to be written.
     #[must_use]
     pub fn memory(&self) -> &std::fs::File {
@@ -133,7 +157,9 @@ impl Files {
             devices: taken.devices,
             memory: MemoryState { regions, contents, parent },
         };
-        self.state.write_all(&saved.encode().finish()?)?;
+        let state = saved.encode().finish()?;
+        self.check_limit(state.len() as u64)?;
+        self.state.write_all(&state)?;
         let (state_path, memory_path) = (absolute(&self.state)?, absolute(&self.memory)?);
         file::place(self.memory, self.state)?;
         Ok(Parent { id: self.id.0, state_path, memory_path })

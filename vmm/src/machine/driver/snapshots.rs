@@ -42,6 +42,7 @@ impl Driver {
         let vm = self.vm.as_mut().expect("a state after the start has a VM");
         let taken = vm.take(&self.resources)?;
         let ram = vm.memory.ram();
+        files.check_limit(ram.size_bytes())?;
         let selection = Selection::Full { unserved: vm.memory.is_unserved() };
         let contents = image::write(ram, selection, files.memory(), &WriteOptions::default())?;
         let lineage = files.finish(taken, &self.instance_id, &save::ranges(ram), contents, None)?;
