@@ -43,7 +43,10 @@ pub enum ConfigureError {
     )]
     CpuTemplate,
     /// A drive of a snapshot that is not where it was.
-    #[error("Drive config error: the drive `{drive_id}` of the snapshot: {source}")]
+    #[error(
+        "Drive config error: the drive `{drive_id}` of the snapshot: {source}; name a copy of its disk in \
+         `drive_overrides`, or free the disk"
+    )]
     RestoredDrive {
         /// Which.
         drive_id: String,
