@@ -1,8 +1,9 @@
 //! Saving a machine, and going on from what was saved.
 
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 
-use api::client::Response;
+use api::client::{ClientError, Response};
 use serde_json::{Value, json};
 
 use super::Vmm;
@@ -72,6 +73,12 @@ impl Vmm {
     /// Asks for a snapshot and gives the answer, whatever it is.
     pub fn try_save(&self, files: &SnapshotFiles) -> Response {
         self.request("PUT", "/snapshot/create", &files.creation())
+    }
+
+    /// Asks for a snapshot and does not wait for the answer, which the thread gives.
+    pub fn begin_save(&self, files: &SnapshotFiles) -> JoinHandle<Result<Response, ClientError>> {
+        let (client, body) = (self.client().clone(), files.creation().to_string());
+        std::thread::spawn(move || client.raw("PUT", "/snapshot/create", Some(body.as_bytes())))
     }
 }
 

@@ -1,11 +1,22 @@
 //! Machines that are saved, and go on in another process: the bare-metal guest, on any KVM.
 #![allow(clippy::unwrap_used, reason = "an unwrap that fails is a test that fails")]
 
+mod bad_memory;
+mod bad_state;
+mod contract;
 mod cycle;
+mod cycles;
+mod devices;
 mod handed;
+mod killed;
 mod linux;
 mod live;
+mod places;
 
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use memory::source::pattern::Sequence;
 use tests::host::on_kvm_host;
 use tests::vmm::{SnapshotFiles, Vmm};
 
@@ -16,20 +27,79 @@ const SEED: u64 = 7;
 
 /// A guest that has filled its RAM and does what is typed.
 fn filled() -> Vmm {
-    let mut vmm = Vmm::booted(&format!("fill {FILLED_MIB} {SEED} shell exit"));
+    filled_with(SEED)
+}
+
+/// The same, with another seed.
+fn filled_with(seed: u64) -> Vmm {
+    let mut vmm = Vmm::booted(&format!("fill {FILLED_MIB} {seed} shell exit"));
     vmm.wait_for_line("guest: shell");
     vmm
 }
 
+/// The snapshot of a guest that has filled its RAM and does what is typed. The guest is gone.
+fn saved(folder: &Path, name: &str) -> SnapshotFiles {
+    saved_with(folder, name, SEED)
+}
+
+/// The same, with another seed.
+fn saved_with(folder: &Path, name: &str, seed: u64) -> SnapshotFiles {
+    let files = SnapshotFiles::new(folder, name);
+    let vmm = filled_with(seed);
+    vmm.pause();
+    vmm.save(&files);
+    files
+}
+
 /// Has a guest look at every word that it has filled.
 fn is_whole(vmm: &mut Vmm) {
-    vmm.type_text(&format!("walk {FILLED_MIB} {SEED}\n"));
-    let line = vmm.wait_for_line("guest: walk");
-    assert!(line.contains(&format!("walk {FILLED_MIB} MiB, 0 wrong pages")), "{line}");
+    assert_eq!(wrong_pages(vmm, SEED), 0, "{}", vmm.console());
+}
+
+/// How many pages a guest has that are not as they were filled with `seed`.
+fn wrong_pages(vmm: &mut Vmm, seed: u64) -> u64 {
+    wrong_pages_of(vmm, FILLED_MIB, seed)
+}
+
+/// The same of so many MiB.
+fn wrong_pages_of(vmm: &mut Vmm, mib: u64, seed: u64) -> u64 {
+    vmm.type_text(&format!("walk {mib} {seed}\n"));
+    let line = vmm.wait_for_line(&format!("guest: walk {mib} MiB, "));
+    vmm.wait_for_line("guest: done");
+    let count = line.split(", ").nth(1).and_then(|part| part.split(' ').next());
+    count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("no count in {line:?}"))
+}
+
+/// Has a guest answer.
+fn is_alive(vmm: &mut Vmm) {
+    vmm.type_text("hello\n");
     vmm.wait_for_line("guest: done");
 }
 
 fn quits(vmm: &mut Vmm) {
     vmm.type_text("quit\n");
     vmm.ends_cleanly();
+}
+
+/// Chance that can be had again: by the seed that it prints, in the environment variable that it names.
+fn chance() -> Sequence {
+    const VARIABLE: &str = "FAULTLESS_TEST_SEED";
+    let given = std::env::var(VARIABLE).ok().map(|seed| seed.parse().unwrap());
+    let seed = given
+        .unwrap_or_else(|| u64::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos()));
+    println!("{VARIABLE}={seed}");
+    Sequence::new(seed)
+}
+
+fn any_backend(chance: &mut Sequence) -> &'static str {
+    if chance.happens(50) { "File" } else { "Lazy" }
+}
+
+/// What is in a folder, hidden or not, in order.
+fn names_in(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort_unstable();
+    names
 }
