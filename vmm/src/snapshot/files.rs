@@ -2,18 +2,19 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use api::cli::{SnapshotArgs, SnapshotOperation, table};
 use memory::PageIndex;
 use memory::image::{self, Stack, StackError, VerifyError};
-use memory::source::{Content, PageReader, SourceError};
+use memory::source::{Content, ImageError, PageReader, SourceError};
 use serde::Serialize;
 
 use super::file::{self, Aside, AsideError, BuildError, FileError, SnapshotId, StateFile};
 use super::load::{LoadError, chain};
+use super::mapped::open_unwaited;
 use super::saved::{DecodeError, MemoryState, Saved};
 use crate::error;
 
@@ -35,8 +36,8 @@ enum FilesError {
     Stack(#[from] StackError),
     #[error(transparent)]
     Place(#[from] AsideError),
-    #[error("cannot open the memory file {}", path.display())]
-    Open { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Open(#[from] ImageError),
     #[error(transparent)]
     Read(#[from] SourceError),
     #[error("the memory file cannot be written: see that there is room for it")]
@@ -167,12 +168,21 @@ fn verify(state: &Path, memory: &Path) -> Result<Outcome, FilesError> {
     let mut outcome = Outcome { memory_files: files.len(), pages: 0 };
     for (path, contents) in files {
         let pages = contents.data_pages();
-        let file = File::open(&path).map_err(|source| FilesError::Open { path: path.clone(), source })?;
+        let file = open(&path)?;
         let verified = image::verify(&file, &contents, None);
         verified.map_err(|source| FilesError::Verify { path, source })?;
         outcome.pages += pages;
     }
     Ok(outcome)
+}
+
+/// Opens what can be a memory file.
+fn open(path: &Path) -> Result<File, ImageError> {
+    let (file, metadata) = open_unwaited(path)?;
+    if !metadata.is_file() && !metadata.file_type().is_block_device() {
+        return Err(ImageError::Kind { path: path.to_owned() });
+    }
+    Ok(file)
 }
 
 /// Writes what a stack of memory files shows to one file.

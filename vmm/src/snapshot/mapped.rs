@@ -3,7 +3,7 @@
 //! What the kernel maps is not checked page by page, which would read all of it. So it is told here whether a file can
 //! be the snapshot's at all: by its kind, its length, and a few pages that are compared with what was saved.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -41,14 +41,11 @@ pub enum MapError {
 /// [`MapError`].
 pub fn open(path: &Path, contents: &Contents) -> Result<File, MapError> {
     let (path, expected) = (path.to_owned(), contents.pages().bytes());
-    // Opening a pipe would wait for its writer.
-    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
-    let file = opened.map_err(|source| ImageError::Open { path: path.clone(), source })?;
-    let metadata = file.metadata().map_err(|source| ImageError::Host { path: path.clone(), source })?;
-    let actual = metadata.len();
+    let (file, metadata) = open_unwaited(&path)?;
     if !metadata.is_file() {
         return Err(ImageError::Kind { path }.into());
     }
+    let actual = metadata.len();
     if actual == 0 {
         return Err(ImageError::Empty { path }.into());
     }
@@ -63,6 +60,14 @@ pub fn open(path: &Path, contents: &Contents) -> Result<File, MapError> {
         Ok(Some(page)) => Err(MapError::Other { page, path }),
         Err(source) => Err(ImageError::Host { path, source }.into()),
     }
+}
+
+/// Opens what is at `path` for reading. Opening a pipe would wait for its writer without `O_NONBLOCK`.
+pub(super) fn open_unwaited(path: &Path) -> Result<(File, Metadata), ImageError> {
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = opened.map_err(|source| ImageError::Open { path: path.to_owned(), source })?;
+    let metadata = file.metadata().map_err(|source| ImageError::Host { path: path.to_owned(), source })?;
+    Ok((file, metadata))
 }
 
 /// The first page of a sample that is not what was saved.
