@@ -24,6 +24,9 @@ use crate::machine::memory::{Foundation, MemoryPlan, ServedPlan, backing};
 /// How many files may lie over each other.
 const CHAIN_MAX: usize = 64;
 
+/// How often a snapshot is read that is replaced meanwhile: once is chance.
+const TRIES: usize = 4;
+
 /// Why a snapshot cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -42,6 +45,15 @@ pub enum LoadError {
     /// The memory files are not what the state says.
     #[error("Failed to get snapshot memory from file: {0}")]
     Stack(#[from] StackError),
+    /// Somebody saves to the same files over and over.
+    #[error(
+        "the snapshot {} was replaced each time it was being loaded: load it when nobody saves there, or save elsewhere",
+        path.display()
+    )]
+    Replaced {
+        /// The state file.
+        path: PathBuf,
+    },
     /// A diff cannot be mapped alone.
     #[error(
         "the snapshot is a diff, which cannot be mapped without what is below it: load it with the backend type Lazy, \
@@ -87,12 +99,34 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Reads the state file at `path`, whose memory file is at `memory`.
+    /// Reads what `load` names, and opens its memory from `backend`: files of one snapshot, whoever saves there
+    /// meanwhile.
     ///
     /// # Errors
     ///
     /// [`LoadError`].
-    pub fn read(path: &Path, memory: &Path) -> Result<Self, LoadError> {
+    pub fn open(load: &SnapshotLoad, backend: &MemBackend) -> Result<(Self, MemoryPlan), LoadError> {
+        let (state, memory) = (Path::new(&load.snapshot_path), Path::new(&backend.backend_path));
+        for _ in 0..TRIES {
+            let loaded = Self::read(state, memory)?;
+            if backend.backend_type == MemBackendType::Uffd {
+                let plan = loaded.memory_plan(load, backend)?;
+                return Ok((loaded, plan));
+            }
+            let place = file::memory_path(loaded.saved.id, memory)?;
+            let plan = loaded.memory_plan(load, backend);
+            // In this order: a memory file makes room for the next one before the state file does.
+            let is_there = file::memory_path(loaded.saved.id, memory)? == place
+                && file::id_at(state)? == Some(loaded.saved.id);
+            if is_there {
+                return plan.map(|plan| (loaded, plan));
+            }
+        }
+        Err(LoadError::Replaced { path: state.to_owned() })
+    }
+
+    /// Reads the state file at `path`, whose memory file is at `memory`.
+    fn read(path: &Path, memory: &Path) -> Result<Self, LoadError> {
         let saved = Saved::decode(&file::read(path)?)?;
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let parent = Parent { id: saved.id.0, state_path: absolute(path), memory_path: absolute(memory) };
@@ -100,11 +134,7 @@ impl Loaded {
     }
 
     /// How the memory comes about.
-    ///
-    /// # Errors
-    ///
-    /// [`LoadError`] where a file is not there, or is not the snapshot's.
-    pub fn memory_plan(&self, load: &SnapshotLoad, backend: &MemBackend) -> Result<MemoryPlan, LoadError> {
+    fn memory_plan(&self, load: &SnapshotLoad, backend: &MemBackend) -> Result<MemoryPlan, LoadError> {
         let huge_pages = self.huge_pages(load.huge_pages);
         let path = Path::new(&backend.backend_path);
         match backend.backend_type {

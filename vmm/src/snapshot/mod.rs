@@ -15,3 +15,6 @@ pub mod load;
 pub mod mapped;
 pub mod save;
 pub mod saved;
+
+#[cfg(test)]
+mod tests;

@@ -183,6 +183,13 @@ impl Saved {
                 "it has another number of vCPUs than it is configured for",
             ));
         }
+        let drives = self.config.drives.iter().filter(|drive| self.devices.drive(&drive.drive_id).is_some());
+        let entropy = usize::from(self.config.entropy.is_some());
+        let is_entropy = entropy == usize::from(self.devices.entropy().is_some());
+        let virtio = self.config.drives.len() + entropy;
+        if drives.count() != self.config.drives.len() || !is_entropy || self.devices.virtio.len() != virtio {
+            return Err(DecodeError::Contradiction("it has other devices than it is configured for"));
+        }
         let bytes = self.memory.regions.iter().map(|(_, bytes)| *bytes).fold(0, u64::saturating_add);
         if bytes != machine.mem_size_mib.saturating_mul(1 << 20) {
             return Err(DecodeError::Contradiction(

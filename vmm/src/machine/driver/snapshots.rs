@@ -78,15 +78,13 @@ impl Driver {
 
     fn restore(&mut self, load: &SnapshotLoad) -> Result<(), RequestError> {
         let backend = load.backend().map_err(RequestError::Snapshot)?;
-        let loaded = Loaded::read(load.snapshot_path.as_ref(), backend.backend_path.as_ref())
-            .map_err(RestoreError::from)?;
+        let (loaded, mut plan) = Loaded::open(load, &backend).map_err(RestoreError::from)?;
         let saved = &loaded.saved;
         let restored = Resources::restored(saved.config.clone(), &saved.devices, load);
         let mut resources = restored.map_err(RestoreError::from)?;
         resources.logger = self.resources.logger.take();
         resources.metrics = self.resources.metrics.take();
         resources.machine.track_dirty_pages = load.tracks_dirty_pages();
-        let mut plan = loaded.memory_plan(load, &backend).map_err(RestoreError::from)?;
         let clock = if load.clock_realtime { ClockPolicy::Realtime } else { ClockPolicy::Continue };
         let mut vm = restore::restore(saved, &resources, &mut plan, &self.options, &self.notifier, clock)
             .map_err(RestoreError::from)?;

@@ -37,7 +37,7 @@ pub use builder::{BuildError, Builder};
 pub use error::{FileError, FormatError};
 pub use header::{Architecture, FORMAT_VERSION, FormatVersion, Header, SnapshotId};
 pub use kind::{Kind, SectionName};
-pub use place::{memory_path, place};
+pub use place::{id_at, memory_path, place};
 pub use read::read;
 pub use state_file::{Section, StateFile};
 

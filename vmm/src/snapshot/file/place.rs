@@ -18,8 +18,9 @@
 //! at which the process ends.
 //!
 //! Limits: whoever copies a snapshot by hand after a save was cut off has to copy what is kept, too, or finds by the
-//! memory's checksums that it does not fit. A load during a save may read the old state and find the new memory; the
-//! checksums tell that as well. A snapshot that shares its memory path with a later one loses it to that.
+//! memory's checksums that it does not fit. A load during a save may read the old state and open the new memory: who
+//! loads asks again, for [`memory_path`] and then for [`id_at`], and begins anew where one of them has changed. A
+//! snapshot that shares its memory path with a later one loses it to that.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
@@ -166,7 +167,11 @@ fn remove(path: &Path) -> Result<(), AsideError> {
 }
 
 /// The id of the snapshot whose state file is at `path`, if there is one.
-fn id_at(path: &Path) -> Result<Option<SnapshotId>, AsideError> {
+///
+/// # Errors
+///
+/// [`AsideError::Host`] when the host does not say what is there.
+pub fn id_at(path: &Path) -> Result<Option<SnapshotId>, AsideError> {
     let mut head = Vec::new();
     match File::open(path).and_then(|file| file.take(HEADER_BYTES as u64).read_to_end(&mut head)) {
         Ok(_) => Ok(SnapshotId::of_head(&head)),
