@@ -70,7 +70,7 @@ fn what_a_snapshot_does_not_bring_is_set_before() {
         let files = saved(folder.path(), "saved");
         let (log, metrics) = (folder.path().join("log"), folder.path().join("metrics"));
         let serial = folder.path().join("serial");
-        let vmm = Vmm::start();
+        let mut vmm = Vmm::start();
         vmm.grant("PUT", "/logger", &json!({ "log_path": log, "level": "Debug" }));
         vmm.grant("PUT", "/metrics", &json!({ "metrics_path": metrics }));
         vmm.grant("PUT", "/serial", &json!({ "serial_out_path": serial }));
@@ -82,6 +82,11 @@ fn what_a_snapshot_does_not_bring_is_set_before() {
         let config = vmm.get("/vm/config");
         assert_eq!(config["logger"]["log_path"], json!(log), "{config}");
         assert_eq!(config["metrics"]["metrics_path"], json!(metrics), "{config}");
+        assert_eq!(config["serial"]["serial_out_path"], json!(serial), "{config}");
+        vmm.type_text("hello\nquit\n");
+        vmm.ends_cleanly();
+        let said = std::fs::read_to_string(&serial).unwrap();
+        assert!(said.contains("guest: hello"), "{said}");
     });
 }
 

@@ -84,6 +84,9 @@ impl Driver {
         let mut resources = restored.map_err(RestoreError::from)?;
         resources.logger = self.resources.logger.take();
         resources.metrics = self.resources.metrics.take();
+        if load.serial_override.is_none() {
+            resources.serial = self.resources.serial.take().or(resources.serial);
+        }
         resources.machine.track_dirty_pages = load.tracks_dirty_pages();
         let clock = if load.clock_realtime { ClockPolicy::Realtime } else { ClockPolicy::Continue };
         let mut vm = restore::restore(saved, &resources, &mut plan, &self.options, &self.notifier, clock)
