@@ -173,6 +173,11 @@ fn as_diff(files: &SnapshotFiles, id: u8, parent: &Saved, at: &SnapshotFiles) ->
     made
 }
 
+/// A diff over the snapshot in `base`, which has all of its pages again.
+pub(super) fn as_diff_over(base: &SnapshotFiles) -> SnapshotFiles {
+    as_diff(base, 1, &Saved::decode(&file::read(&base.state).unwrap()).unwrap(), base)
+}
+
 #[test]
 fn a_diff_is_nothing_without_what_it_is_over() {
     on_kvm_host(|| {

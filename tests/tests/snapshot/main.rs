@@ -3,6 +3,7 @@
 
 mod bad_memory;
 mod bad_state;
+mod command_line;
 mod contract;
 mod cycle;
 mod cycles;
@@ -12,6 +13,7 @@ mod killed;
 mod linux;
 mod live;
 mod places;
+mod replaced;
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
