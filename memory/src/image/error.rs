@@ -60,6 +60,17 @@ pub enum WriteError {
         /// The answer of the host.
         source: io::Error,
     },
+    /// The saved file that the guest's memory is mapped from is not whole any more.
+    #[error(
+        "the file that the guest's memory comes from was {expected} bytes and is {actual}: what is gone cannot be saved; \
+         start from another copy of it"
+    )]
+    CutOff {
+        /// How long it is.
+        actual: u64,
+        /// How long the memory is.
+        expected: u64,
+    },
     /// The host does not tell which pages there are.
     #[error(
         "the host does not tell which pages the guest has: mount /proc, and let this process read its own"

@@ -71,6 +71,8 @@ impl<'a> Selected<'a> {
             }
             if let Some(below) = ram.below() {
                 cached = data_of(below, ram.pages()).map_err(WriteError::Backed)?;
+                // What is cut off has no data, as a hole has none.
+                check_length(below, ram.pages())?;
             }
         }
         Ok(Self { ram, selection, pagemap, cached })
@@ -147,6 +149,13 @@ fn check(ranges: &[PageRange], pages: PageRange) -> Result<(), WriteError> {
         end = range.end();
     }
     Ok(())
+}
+
+/// Refuses what is below a memory of `pages` where some of it is gone.
+fn check_length(below: BorrowedFd<'_>, pages: PageRange) -> Result<(), WriteError> {
+    let actual = seek(below, SeekFrom::End(0)).map_err(|error| WriteError::Backed(error.into()))?;
+    let expected = pages.bytes();
+    if actual < expected { Err(WriteError::CutOff { actual, expected }) } else { Ok(()) }
 }
 
 /// What of `ranges`, which are in order, is in `range`.

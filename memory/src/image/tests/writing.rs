@@ -287,4 +287,8 @@ fn of_a_mapped_file_both_the_guests_pages_and_the_files_are_written() {
     let mut memory = vec![0; 8 << 20];
     ram.read_slice(&mut memory, GuestAddress(0)).unwrap();
     assert!(read_file(&file, ram.pages()) == memory);
+    saved.set_len(4 << 20).unwrap();
+    let cut_off = WriteError::CutOff { actual: 4 << 20, expected: 8 << 20 };
+    let refused = write(&ram, UNSERVED, &file, &options(2)).unwrap_err();
+    assert_eq!(refused.to_string(), cut_off.to_string(), "what is gone is not zero");
 }
