@@ -15,12 +15,12 @@ mod live;
 mod places;
 mod replaced;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use memory::source::pattern::Sequence;
 use tests::host::on_kvm_host;
-use tests::vmm::{SnapshotFiles, Vmm};
+use tests::vmm::{Launch, SnapshotFiles, Vmm};
 
 /// How much of its RAM the guest fills, of 64 MiB.
 const FILLED_MIB: u64 = 40;
@@ -70,6 +70,18 @@ fn wrong_pages_of(vmm: &mut Vmm, mib: u64, seed: u64) -> u64 {
     vmm.wait_for_line("guest: done");
     let count = line.split(", ").nth(1).and_then(|part| part.split(' ').next());
     count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("no count in {line:?}"))
+}
+
+/// A VMM to whom `folder` is an empty file system of its own, of so many MiB.
+fn on_small_disk(folder: &Path, mib: u64) -> Launch {
+    let script = format!(r#"mount -t tmpfs -o size={mib}m tmpfs "$0" && exec "$@""#);
+    let folder = folder.to_str().unwrap();
+    Launch::new(&[]).by(&["unshare", "--map-root-user", "--mount", "sh", "-c", &script, folder])
+}
+
+/// Where its `folder` is to be seen from outside.
+fn seen_by(vmm: &Vmm, folder: &Path) -> PathBuf {
+    PathBuf::from(format!("/proc/{}/root", vmm.id())).join(folder.strip_prefix("/").unwrap())
 }
 
 /// Has a guest answer.

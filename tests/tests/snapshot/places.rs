@@ -92,20 +92,10 @@ fn names_of_one_file_become_two_files() {
 fn a_disk_without_room_costs_the_new_snapshot_and_nothing_else() {
     on_kvm_host(|| {
         let folder = tempfile::tempdir().unwrap();
-        // A file system that only the process sees, and that is smaller than what the guest fills.
-        let script = r#"mount -t tmpfs -o size=20m tmpfs "$0" && exec "$@""#;
-        let mounts = folder.path().to_str().unwrap();
-        let mut vmm = booted_by(Launch::new(&[]).by(&[
-            "unshare",
-            "--map-root-user",
-            "--mount",
-            "sh",
-            "-c",
-            script,
-            mounts,
-        ]));
+        // Smaller than what the guest fills.
+        let mut vmm = booted_by(on_small_disk(folder.path(), 20));
         let files = SnapshotFiles::new(folder.path(), "saved");
-        let seen = PathBuf::from(format!("/proc/{}/root", vmm.id())).join(mounts.trim_start_matches('/'));
+        let seen = seen_by(&vmm, folder.path());
         vmm.pause();
         vmm.save(&files);
         let before = names_in(&seen);

@@ -87,6 +87,7 @@ impl Driver {
         let files = Files::begin(&create)?;
         let runs = self.state == VmState::Running;
         let vm = self.vm.as_mut().expect("a state after the start has a VM");
+        files.check_limit(vm.memory.ram().size_bytes())?;
         let capturable = vm.memory.capturable().map_err(SaveError::from)?;
         let armed = Capture::prepare(capturable.engine()).map_err(SaveError::from)?;
         let stood = Instant::now();
