@@ -41,7 +41,11 @@ fn check(ram: GuestRam) {
     let capture = Capture::begin(Arc::clone(present.engine())).unwrap();
     let writer = {
         let ram = ram.clone();
-        std::thread::spawn(move || for page in (0..ram.pages().count).step_by(7) {})
+        std::thread::spawn(move || {
+            for page in (0..ram.pages().count).step_by(7) {
+                ram.write_slice(&[0xee; 8], GuestAddress(page * 4096 + 9)).unwrap();
+            }
+        })
     };
     check_saved(capture, Some(&mut present.untouched()), &memory);
     writer.join().unwrap();
