@@ -65,6 +65,15 @@ fn versions_are_told_under_both_names() {
 }
 
 #[test]
+fn the_version_of_state_files_is_told_as_firecracker_does() {
+    let own = faultless(&["--snapshot-version"]);
+    assert_eq!((own.status.code(), stdout(&own)), (Some(0), "v1.0.0\n".to_owned()));
+    let none = faultless(&["--describe-snapshot", "/no/such/state"]);
+    assert_eq!(none.status.code(), Some(1));
+    assert!(stderr(&none).contains("/no/such/state"), "{}", stderr(&none));
+}
+
+#[test]
 fn help_names_what_there_is() {
     let help = faultless(&["--help"]);
     assert!(help.status.success());

@@ -10,8 +10,11 @@ use std::process::ExitCode;
 use std::sync::mpsc::channel;
 use std::thread;
 
+use api::Request;
 use api::cli::RunArgs;
-use api::types::{BootSource, Drive, Entropy, LogLevel, MachineConfig, VmConfig};
+use api::types::{
+    BootSource, Drive, Entropy, LogLevel, MachineConfig, MemBackend, MemBackendType, SnapshotLoad, VmConfig,
+};
 
 use crate::error::chain;
 use crate::front::Front;
@@ -60,8 +63,22 @@ fn run(args: &RunArgs) -> Result<Ending, Box<dyn std::error::Error>> {
     };
     let options = Options { console, boot_timer: false };
     let mut driver = Driver::new(INSTANCE_ID, inbox, notifier, options, log);
-    driver.start_with(config(args))?;
+    match args.snapshot.as_deref() {
+        Some([state, memory]) => driver.configure_with(load(state, memory))?,
+        _ => driver.start_with(config(args))?,
+    }
     Ok(driver.run())
+}
+
+/// Goes on from a snapshot, running.
+fn load(state: &str, memory: &str) -> Request {
+    let (backend_type, backend_path) = (MemBackendType::Lazy, memory.to_owned());
+    Request::LoadSnapshot(Box::new(SnapshotLoad {
+        snapshot_path: state.to_owned(),
+        mem_backend: Some(MemBackend { backend_type, backend_path }),
+        resume_vm: true,
+        ..SnapshotLoad::default()
+    }))
 }
 
 fn config(args: &RunArgs) -> VmConfig {
@@ -82,7 +99,7 @@ fn config(args: &RunArgs) -> VmConfig {
     VmConfig {
         drives: drives.collect(),
         boot_source: Some(BootSource {
-            kernel_image_path: args.kernel.clone(),
+            kernel_image_path: args.kernel.clone().unwrap_or_default(),
             initrd_path: args.initrd.clone(),
             boot_args: Some(args.cmdline.clone().unwrap_or_else(|| COMMAND_LINE.to_owned())),
         }),

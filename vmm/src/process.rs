@@ -27,6 +27,7 @@ use crate::machine::driver::{Driver, Ending, RequestError};
 use crate::machine::memory::MemoryPlan;
 use crate::machine::message::Notifier;
 use crate::service::DriverService;
+use crate::snapshot::files;
 use crate::telemetry::log::Log;
 use crate::{signals, terminal, vcpu};
 
@@ -76,6 +77,9 @@ impl StartError {
 /// Is a VMM until its machine ends.
 #[must_use]
 pub fn main(args: &VmmArgs) -> ExitCode {
+    if args.snapshot_version || args.describe_snapshot.is_some() {
+        return files::tell_version(args.describe_snapshot.as_deref());
+    }
     main_with(args, MemoryPlan::Fresh)
 }
 

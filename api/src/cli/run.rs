@@ -10,8 +10,12 @@ use std::str::FromStr;
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub struct RunArgs {
     /// The kernel: an uncompressed ELF, or a distribution's bzImage.
-    #[arg(long, value_name = "FILE")]
-    pub kernel: String,
+    #[arg(long, value_name = "FILE", required_unless_present = "snapshot")]
+    pub kernel: Option<String>,
+    /// Go on from a snapshot, its memory served as it is wanted, in place of booting.
+    #[arg(long, num_args = 2, value_names = ["STATE", "MEMORY"],
+          conflicts_with_all = ["kernel", "initrd", "disks", "cmdline", "entropy", "cpus", "memory_mib", "huge_pages"])]
+    pub snapshot: Option<Vec<String>>,
     /// The initial RAM disk.
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<String>,

@@ -74,10 +74,12 @@ pub struct VmmArgs {
     metadata: Option<PathBuf>,
     #[arg(long, hide = true)]
     enable_pci: bool,
-    #[arg(long, hide = true)]
-    snapshot_version: bool,
-    #[arg(long, value_name = "PATH", hide = true)]
-    describe_snapshot: Option<PathBuf>,
+    /// Print the version of the state files that are written, and exit.
+    #[arg(long)]
+    pub snapshot_version: bool,
+    /// Print the version of this state file, and exit.
+    #[arg(long, value_name = "PATH")]
+    pub describe_snapshot: Option<PathBuf>,
 }
 
 impl VmmArgs {
@@ -87,8 +89,6 @@ impl VmmArgs {
             (self.seccomp_filter.is_some(), "--seccomp-filter", "start without it"),
             (self.metadata.is_some(), "--metadata", "there is no metadata service; start without it"),
             (self.enable_pci, "--enable-pci", "devices are on virtio-mmio; start without it"),
-            (self.snapshot_version, "--snapshot-version", "there are no snapshots to have a version"),
-            (self.describe_snapshot.is_some(), "--describe-snapshot", "there are no snapshots to describe"),
         ];
         match unsupported.iter().find(|(is_given, ..)| *is_given) {
             Some((_, flag, advice)) => Err(format!("error: {flag} is not supported yet: {advice}\n")),

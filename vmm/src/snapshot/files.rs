@@ -12,7 +12,7 @@ use memory::image::{self, Stack, StackError, VerifyError};
 use memory::source::{Content, ImageError, PageReader, SourceError};
 use serde::Serialize;
 
-use super::file::{self, Aside, AsideError, BuildError, FileError, SnapshotId, StateFile};
+use super::file::{self, Aside, AsideError, BuildError, FORMAT_VERSION, FileError, SnapshotId, StateFile};
 use super::load::{LoadError, chain};
 use super::mapped::open_unwaited;
 use super::saved::{DecodeError, MemoryState, Saved};
@@ -141,6 +141,17 @@ pub fn main(args: &SnapshotArgs) -> ExitCode {
             rebase(state, memory, to_state, to_memory).map(|outcome| text(&outcome, args.json))
         }
     };
+    print_or_explain(done)
+}
+
+/// Prints the version of a state file, or of those that are written, as Firecracker prints its own.
+#[must_use]
+pub fn tell_version(state: Option<&Path>) -> ExitCode {
+    let version = state.map_or(Ok(FORMAT_VERSION), |state| Ok(file::read(state)?.header().version));
+    print_or_explain(version.map(|version| format!("v{}.{}.0\n", version.major, version.minor)))
+}
+
+fn print_or_explain(done: Result<String, FilesError>) -> ExitCode {
     match done {
         Ok(text) => {
             print!("{text}");
