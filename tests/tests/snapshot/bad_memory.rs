@@ -142,6 +142,64 @@ fn holes_that_a_copy_has_made_stop_the_guest() {
 }
 
 #[test]
+fn what_is_cut_off_under_a_guest_stops_it() {
+    on_kvm_host(|| {
+        for backend in BACKENDS {
+            let folder = tempfile::tempdir().unwrap();
+            let files = saved(folder.path(), "saved");
+            // KVM knows no address of a page that is mapped.
+            let (load, said) = match backend {
+                "Lazy" => (on_demand(&files), "guest memory at 0x1400000"),
+                _ => (files.load(backend), "met a memory error"),
+            };
+            let mut vmm = Vmm::loaded(&load);
+            is_alive(&mut vmm);
+            OpenOptions::new().write(true).open(&files.memory).unwrap().set_len(20 * MIB).unwrap();
+            vmm.type_text(&format!("walk {FILLED_MIB} {SEED}\n"));
+            has_failed(&mut vmm, &[said]);
+        }
+    });
+}
+
+#[test]
+fn what_was_cut_off_under_a_guest_is_not_saved_as_zeros() {
+    on_kvm_host(|| {
+        for backend in BACKENDS {
+            let folder = tempfile::tempdir().unwrap();
+            let files = saved(folder.path(), "saved");
+            let load = if backend == "Lazy" { on_demand(&files) } else { files.load(backend) };
+            let vmm = Vmm::loaded(&load);
+            vmm.pause();
+            OpenOptions::new().write(true).open(&files.memory).unwrap().set_len(20 * MIB).unwrap();
+            let answer = vmm.try_save(&SnapshotFiles::new(folder.path(), "other"));
+            assert_eq!(answer.status, 400, "{backend}: what is gone was saved");
+            assert_eq!(names_in(folder.path()), ["saved.memory", "saved.state"]);
+        }
+    });
+}
+
+#[test]
+fn a_guest_with_a_page_that_cannot_be_had_is_not_saved() {
+    on_kvm_host(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let files = saved(folder.path(), "saved");
+        flip(&files, PAGE);
+        let mut vmm = Vmm::loaded(&on_demand(&files));
+        vmm.pause();
+        let before = names_in(folder.path());
+        for at in [&files, &SnapshotFiles::new(folder.path(), "other")] {
+            let answer = vmm.try_save(at);
+            println!("{}", answer.fault_message());
+            assert_eq!(answer.status, 400);
+            assert_eq!(names_in(folder.path()), before);
+        }
+        has_failed(&mut vmm, &["not what was saved", ADDRESS]);
+        flip(&files, PAGE);
+        is_whole(&mut Vmm::restored(&files, "Lazy"));
+    });
+}
+
+#[test]
 fn memory_of_another_guest_is_not_run() {
     on_kvm_host(|| {
         let folder = tempfile::tempdir().unwrap();

@@ -150,6 +150,10 @@ fn a_chain_becomes_one_snapshot_that_stands_alone() {
         assert!(metadata.blocks() * 512 < metadata.len(), "what is zero is a hole");
         assert_eq!(json_of("inspect", &[&whole.state])["parent"], Value::Null);
         assert_eq!(json_of("verify", &[&whole.state, &whole.memory])["memory_files"], 1);
+        // Over itself, too.
+        let paths: [&Path; 2] = [&whole.state, &whole.memory];
+        assert_eq!(json_of("rebase", &[paths, paths].concat())["memory_files"], 1);
+        assert_eq!(names_in(folder.path()), ["whole.memory", "whole.state"]);
         for backend in ["File", "Lazy"] {
             is_whole(&mut Vmm::restored(&whole, backend));
         }

@@ -153,6 +153,22 @@ fn what_is_loaded_tells_of_itself_as_before() {
     });
 }
 
+#[test]
+fn memory_is_backed_as_the_load_says() {
+    on_kvm_host(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let files = saved(folder.path(), "saved");
+        let backed = |backend, pages| with(files.load(backend), &json!({ "huge_pages": pages }));
+        for (backend, pages) in [("File", "None"), ("Lazy", "None"), ("Lazy", "Transparent")] {
+            is_whole(&mut Vmm::loaded(&backed(backend, pages)));
+        }
+        let refusal = Vmm::refused_load(&backed("File", "2M"));
+        assert!(refusal.contains("Cannot restore hugetlbfs backed snapshot by mapping"), "{refusal}");
+        let lazy = with(files.load("File"), &json!({ "lazy": {} }));
+        assert!(Vmm::start().refuse("PUT", "/snapshot/load", &lazy).contains("mem_backend of the type Lazy"));
+    });
+}
+
 /// What a snapshot brings with it of `GET /vm/config`: the log is the process's own.
 fn config_of(vmm: &Vmm) -> Value {
     with(vmm.get("/vm/config"), &json!({ "logger": null }))
