@@ -1,9 +1,11 @@
 //! State files that cannot be loaded: each is refused with what to do, before anything of the guest runs.
 
 use std::fs;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
+use tests::guest::mmio;
 use vmm::snapshot::file::{self, Architecture, Builder, Kind};
 use vmm::snapshot::saved::Saved;
 
@@ -13,6 +15,9 @@ use super::*;
 const FLIPS: usize = 40;
 /// At how many lengths it is cut off.
 const CUTS: usize = 24;
+
+/// How often a byte is changed and the checksum with it.
+const NONSENSE_ROUNDS: u32 = 80;
 
 /// A snapshot of which the state file is `state`.
 struct Damaged {
@@ -24,7 +29,16 @@ struct Damaged {
 impl Damaged {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let files = saved(folder.path(), "saved");
+        let files = SnapshotFiles::new(folder.path(), "saved");
+        let disk = folder.path().join("disk");
+        fs::write(&disk, vec![0; 1 << 20]).unwrap();
+        let mut vmm = Vmm::configured(&format!("rng {} fill {FILLED_MIB} {SEED} shell exit", mmio(1)));
+        vmm.drive("data", &disk, false, false);
+        vmm.entropy();
+        vmm.start_instance();
+        vmm.wait_for_line("guest: shell");
+        vmm.pause();
+        vmm.save(&files);
         Self { whole: fs::read(&files.state).unwrap(), files, _folder: folder }
     }
 
@@ -39,6 +53,21 @@ impl Damaged {
         let known = ["Load snapshot error: Failed to get snapshot state from file: "];
         assert!(known.iter().any(|start| refusal.starts_with(start)), "{refusal}");
         refusal
+    }
+
+    /// The snapshot with some bytes of its sections of `kind` changed, and checksums that fit.
+    fn with_bytes(&self, kind: Kind, places: Range<usize>, byte: u8) -> Vec<u8> {
+        let file = file::StateFile::inspect(self.whole.clone()).unwrap();
+        let mut builder = Builder::for_architecture(file.header().id, file.header().architecture);
+        for section in file.sections() {
+            let mut body = section.body.to_vec();
+            let end = places.end.min(body.len());
+            if section.name.kind == kind && places.start < end {
+                body[places.start..end].fill(byte);
+            }
+            builder.add(section.name.kind, section.version, section.name.instance, body);
+        }
+        builder.finish().unwrap()
     }
 
     /// The snapshot's sections, put together anew.
@@ -157,5 +186,40 @@ fn a_state_file_that_contradicts_itself_is_refused() {
             let refusal = refusal(change);
             assert!(refusal.contains("the state file contradicts itself"), "{refusal}");
         }
+    });
+}
+
+/// Checksums are no defence against who can write them: whatever is in a state file, there is an answer.
+#[test]
+fn nonsense_with_checksums_that_fit_is_refused_or_run_but_never_a_crash() {
+    on_kvm_host(|| {
+        let mut chance = chance();
+        let snapshot = Damaged::new();
+        let kinds: Vec<_> = {
+            let file = file::StateFile::inspect(snapshot.whole.clone()).unwrap();
+            file.sections().map(|section| (section.name.kind, section.body.len())).collect()
+        };
+        let mut granted = 0;
+        for round in 0..NONSENSE_ROUNDS {
+            let (kind, length) = kinds[usize::try_from(chance.below(kinds.len() as u64)).unwrap()];
+            let place = usize::try_from(chance.below(length as u64)).unwrap();
+            let places = place..place + 1 + usize::try_from(chance.below(8)).unwrap();
+            let byte = if chance.happens(50) { 0xff } else { u8::try_from(chance.below(256)).unwrap() };
+            let state = snapshot.with_bytes(kind, places.clone(), byte);
+            fs::write(&snapshot.files.state, state).unwrap();
+            let mut vmm = Vmm::start();
+            let answer = vmm.request("PUT", "/snapshot/load", &snapshot.files.load(any_backend(&mut chance)));
+            let what = format!("round {round}: bytes {places:?} of {kind} as {byte:#x}");
+            if answer.is_success() {
+                granted += 1;
+                // A guest that was changed may end in any way, and its process with it.
+                vmm.signal("TERM");
+            }
+            let status = vmm.wait_for_exit();
+            let text = answer.fault_message();
+            assert!(status.code().is_some_and(|code| code != 101), "{what}: {status} {text}\n{}", vmm.log());
+            assert!(!vmm.log().contains("panicked"), "{what}: {text}\n{}", vmm.log());
+        }
+        println!("{granted} of {NONSENSE_ROUNDS} were run");
     });
 }
