@@ -75,9 +75,9 @@ impl Vmm {
         self.request("PUT", "/snapshot/create", &files.creation())
     }
 
-    /// Asks for a snapshot and does not wait for the answer, which the thread gives.
-    pub fn begin_save(&self, files: &SnapshotFiles) -> JoinHandle<Result<Response, ClientError>> {
-        let (client, body) = (self.client().clone(), files.creation().to_string());
+    /// Asks for a snapshot as `creation` says and does not wait for the answer, which the thread gives.
+    pub fn begin_save(&self, creation: &Value) -> JoinHandle<Result<Response, ClientError>> {
+        let (client, body) = (self.client().clone(), creation.to_string());
         std::thread::spawn(move || client.raw("PUT", "/snapshot/create", Some(body.as_bytes())))
     }
 }

@@ -3,6 +3,9 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+use tests::vmm::snapshot::with;
+
 use super::*;
 
 const ROUNDS: u64 = 30;
@@ -14,12 +17,12 @@ fn fill(vmm: &mut Vmm, seed: u64) {
     vmm.wait_for_line("guest: done");
 }
 
-/// How long a save takes, with what is behind it.
+/// How long a save takes at most, or nearly so: the first one of a process takes longer than the next.
 fn time_of_saving(vmm: &Vmm, files: &SnapshotFiles) -> Duration {
     vmm.save(files);
     let started = Instant::now();
     vmm.save(files);
-    started.elapsed() * 5 / 4
+    started.elapsed() * 2
 }
 
 #[test]
@@ -33,17 +36,22 @@ fn killed_while_it_saves_it_leaves_the_old_snapshot_or_the_new_one() {
         vmm.pause();
         let span = time_of_saving(&vmm, &files);
         vmm.resume();
-        let (mut last, mut new, mut left) = (0, 0, 0);
+        let (mut last, mut new, mut left, mut backend) = (0, 0, 0, "none");
         for seed in 1..=ROUNDS {
             fill(&mut vmm, seed);
-            vmm.pause();
-            let saving = vmm.begin_save(&files);
+            // What is mapped is saved while it stands still only.
+            let runs = backend != "File" && chance.happens(50);
+            if !runs {
+                vmm.pause();
+            }
+            let saving = vmm.begin_save(&with(files.creation(), &json!({ "live": runs })));
             let after = Duration::from_micros(chance.below(u64::try_from(span.as_micros()).unwrap()));
             sleep(after);
             vmm.kill();
             let was_granted = saving.join().unwrap().is_ok_and(|answer| answer.is_success());
             left += names_in(folder.path()).len() - 2;
-            vmm = Vmm::restored(&files, any_backend(&mut chance));
+            backend = any_backend(&mut chance);
+            vmm = Vmm::restored(&files, backend);
             if wrong_pages_of(&mut vmm, KILLED_MIB, seed) == 0 {
                 (last, new) = (seed, new + 1);
                 continue;
@@ -52,7 +60,7 @@ fn killed_while_it_saves_it_leaves_the_old_snapshot_or_the_new_one() {
             let wrong = wrong_pages_of(&mut vmm, KILLED_MIB, last);
             assert_eq!(wrong, 0, "round {seed}: neither {last} nor {seed} is whole, killed after {after:?}");
         }
-        println!("{new} of {ROUNDS} were new, and {left} files were left in between; a save took {span:?}");
+        println!("{new} of {ROUNDS} were new, and {left} files were left in between; killed within {span:?}");
         vmm.pause();
         vmm.save(&files);
         assert_eq!(names_in(folder.path()), ["saved.memory", "saved.state"], "the next save cleans up");

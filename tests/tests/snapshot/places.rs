@@ -165,7 +165,7 @@ fn two_processes_that_save_to_one_place_leave_one_whole_snapshot() {
         guests.iter().for_each(Vmm::pause);
         let mut refused = 0;
         for _ in 0..ROUNDS {
-            let saving = guests.each_ref().map(|vmm| vmm.begin_save(&files));
+            let saving = guests.each_ref().map(|vmm| vmm.begin_save(&files.creation()));
             let answers = saving.map(|answer| answer.join().unwrap().unwrap());
             assert!(answers.iter().any(api::client::Response::is_success), "one of them has the place");
             for answer in answers.iter().filter(|answer| !answer.is_success()) {
