@@ -209,6 +209,9 @@ fn what_no_host_could_save_or_restore_is_refused() {
     assert_eq!(drive("a-b", "p"), Err(Invalid::IdCharacters));
     assert_eq!(drive("a", ""), Err(Invalid::DrivePath));
     assert_eq!(drive("a", "p"), Ok(()));
+    let one = r#"{"drive_id": "a", "path_on_host": "p"}"#;
+    let twice = load(&format!(r#", "drive_overrides": [{one}, {one}]"#), "File");
+    assert_eq!(twice, Err(Invalid::OverriddenTwice("a".to_owned())));
 }
 
 #[test]

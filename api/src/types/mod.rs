@@ -89,6 +89,9 @@ pub enum Invalid {
     /// Another socket for a device that cannot be.
     #[error("The vsock device is not supported yet: leave vsock_override out.")]
     VsockOverride,
+    /// Two files for one drive.
+    #[error("The drive {0} is overridden twice: name one file for it.")]
+    OverriddenTwice(String),
     /// How to serve what is served by others.
     #[error("The field lazy is for a mem_backend of the type Lazy: leave it out, or change the type.")]
     LazyOptions,

@@ -242,7 +242,10 @@ impl SnapshotLoad {
         if self.lazy.is_some() && backend.backend_type != MemBackendType::Lazy {
             return Err(Invalid::LazyOptions);
         }
-        for drive in &self.drive_overrides {
+        for (index, drive) in self.drive_overrides.iter().enumerate() {
+            if self.drive_overrides[..index].iter().any(|other| other.drive_id == drive.drive_id) {
+                return Err(Invalid::OverriddenTwice(drive.drive_id.clone()));
+            }
             check_resource_id(&drive.drive_id)?;
             if drive.path_on_host.is_empty() {
                 return Err(Invalid::DrivePath);

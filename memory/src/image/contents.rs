@@ -1,5 +1,7 @@
 //! What a memory file holds.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::page::{PageIndex, PageRange};
@@ -11,7 +13,7 @@ const PAGES_MAX: u64 = i64::MAX.cast_unsigned() / PageIndex(1).offset();
 ///
 /// It is saved apart from the file. What is loaded is refused where it cannot be of any memory; whether it is of *this*
 /// one, who loads it checks by [`pages`](Self::pages).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Unchecked")]
 pub struct Contents {
     pages: u64,
@@ -75,6 +77,14 @@ pub enum ContentsError {
         /// How many the other has.
         other: u64,
     },
+}
+
+/// Its size alone: it has an entry for each page.
+impl fmt::Debug for Contents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (pages, runs, data_pages) = (self.pages, self.data.len(), self.sums.len());
+        write!(f, "Contents {{ {data_pages} of {pages} pages, in {runs} runs }}")
+    }
 }
 
 impl TryFrom<Unchecked> for Contents {
