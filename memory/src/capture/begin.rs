@@ -15,7 +15,8 @@ pub struct Armed(Session);
 impl Armed {
     /// Takes the moment: the memory as it is now is what [`Capture::save`] saves. Call it while the guest stands still,
     /// vCPUs and devices; when it returns, the guest may run. Do so soon after [`Capture::prepare`]: what is written in
-    /// between is protected again here, 2 MiB for each page.
+    /// between is protected again here, the whole chunk of 2 MiB for any page of it, which takes 40 µs of base pages. So
+    /// a guest that writes all over its memory gains little by having been prepared.
     ///
     /// # Errors
     ///
@@ -25,11 +26,9 @@ impl Armed {
         session.desk.begin();
         // A verdict of before the moment may be about to be carried out.
         session.engine.settle();
-        for chunk in session.desk.chunks() {
-            if session.desk.state(chunk) != State::Armed {
-                session.arm(chunk)?;
-            }
-        }
+        let is_open = |chunk: &usize| session.desk.state(*chunk) != State::Armed;
+        let open: Vec<_> = session.desk.chunks().filter(is_open).collect();
+        session.arm_all(&open)?;
         Ok(Capture(session))
     }
 }
@@ -49,13 +48,14 @@ impl Capture {
     pub fn prepare(engine: Arc<FaultEngine>) -> Result<Armed, BeginError> {
         let mut session = Session::new(engine)?;
         for chunk in session.desk.chunks() {
-            session.arm(chunk)?;
+            session.arm_all(&[chunk])?;
         }
+        session.desk.make_buffers();
         Ok(Armed(session))
     }
 
-    /// Protects all memory and takes the moment, while the guest stands still. It takes about 22 ms for each GiB of base
-    /// pages, and next to nothing for huge ones: [`prepare`](Self::prepare) does most of that before.
+    /// Protects all memory and takes the moment, while the guest stands still. It takes about 20 ms for each GiB of base
+    /// pages on one processor, and next to nothing for huge ones: [`prepare`](Self::prepare) does most of that before.
     ///
     /// # Errors
     ///

@@ -231,6 +231,15 @@ impl Desk {
         }
     }
 
+    /// Makes the buffers that are kept for chunks that somebody waits for, and has the host back them: whoever waits first
+    /// does not wait for that.
+    pub(super) fn make_buffers(&self) {
+        let buffers: Vec<_> = (0..RESERVED).map(|_| vec![0xff; length_of(self.range(0))].into()).collect();
+        let mut queue = self.queue();
+        queue.made += buffers.len();
+        queue.free.extend(buffers);
+    }
+
     /// The buffer that was used last, which is in a processor's cache yet.
     fn buffer(&self, queue: &mut Queue) -> Buffer {
         queue.free.pop().unwrap_or_else(|| {

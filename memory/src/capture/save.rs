@@ -7,6 +7,7 @@
 //! ```
 
 use std::fs::File;
+use std::num::NonZeroUsize;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -31,7 +32,8 @@ struct Job {
 
 impl Capture {
     /// Saves the memory to `file`, which loses what it had: never name a file that this guest's pages still come from.
-    /// The caller's thread reads, and [`WriteOptions::threads`] others write. Pages that the guest does not have yet are
+    /// The caller's thread reads, and [`WriteOptions::threads`] others write; `None` is half as many as there are
+    /// processors. Have the file open and empty before the moment: emptying one takes long, and who writes waits. Pages that the guest does not have yet are
     /// read from `missing`, and left where they are; without it they come into the guest, as if it had touched them.
     ///
     /// Not to be called on a thread that the guest, or a discard of its memory, waits for. The file is not synced.
@@ -62,12 +64,19 @@ impl Capture {
             progress: options.progress.unwrap_or(&unwatched),
             failure: Mutex::default(),
         };
-        let mut parts = work.on_threads(image::threads(options.threads, pages), &mut missing);
+        let mut parts =
+            work.on_threads(image::threads(options.threads.or_else(spare_threads), pages), &mut missing);
         match work.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(error) => Err(error),
             None => Ok(image::join(pages, &mut parts)),
         }
     }
+}
+
+/// How many threads write where nobody says how many: on half of the processors, as the guest runs, too.
+fn spare_threads() -> Option<NonZeroUsize> {
+    let all = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    NonZeroUsize::new((all / 2).max(1))
 }
 
 /// A capture that is being saved, shared by the threads that do it.

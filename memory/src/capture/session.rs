@@ -1,6 +1,8 @@
 //! Protecting memory chunk by chunk, and letting all of it go at the end, whatever that is.
 
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Weak};
+use std::thread;
 
 use super::desk::{Desk, State};
 use super::error::BeginError;
@@ -11,6 +13,10 @@ use crate::map::PageState;
 use crate::page::{PageRange, PageSize};
 use crate::ram::{DiscardWatcher, GuestRam};
 use crate::uffd::{Pagemap, Stop};
+
+/// How many threads protect at most, and how many chunks are worth one: 40 µs each, of base pages.
+const ARMING_THREADS_MAX: usize = 4;
+const CHUNKS_PER_THREAD_MIN: usize = 32;
 
 /// What a chunk held when it was protected, but for what the RAM has.
 #[derive(Debug, Default)]
@@ -59,8 +65,29 @@ impl Session {
         self.engine.ram()
     }
 
+    /// Protects all `chunks`, on as many threads as are given something to do by that.
+    pub(super) fn arm_all(&mut self, chunks: &[usize]) -> Result<(), BeginError> {
+        let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(ARMING_THREADS_MAX);
+        let share = chunks.len().div_ceil(threads).max(CHUNKS_PER_THREAD_MIN);
+        let session = &*self;
+        let arm =
+            |chunks: &[usize]| chunks.iter().map(|chunk| session.arm(*chunk)).collect::<Result<Vec<_>, _>>();
+        let (own, others) = chunks.split_at(share.min(chunks.len()));
+        let plans = thread::scope(|scope| {
+            let others: Vec<_> = others.chunks(share).map(|chunks| scope.spawn(|| arm(chunks))).collect();
+            let mut plans = vec![arm(own)];
+            let joined = others.into_iter().map(|other| other.join());
+            plans.extend(joined.map(|plans| plans.unwrap_or_else(|panic| std::panic::resume_unwind(panic))));
+            plans.into_iter().collect::<Result<Vec<_>, _>>()
+        })?;
+        for (chunk, plan) in chunks.iter().zip(plans.into_iter().flatten()) {
+            self.plans[*chunk] = plan;
+        }
+        Ok(())
+    }
+
     /// Protects `chunk`, and looks at what it holds.
-    pub(super) fn arm(&mut self, chunk: usize) -> Result<(), BeginError> {
+    fn arm(&self, chunk: usize) -> Result<Plan, BeginError> {
         self.desk.arm(chunk);
         let range = self.desk.range(chunk);
         let (mut plan, mut removed, mut is_there) = (Plan::default(), Vec::new(), false);
@@ -85,8 +112,7 @@ impl Session {
         if comes_later || self.ram().backing().has_page_cache() {
             self.desk.leave(chunk);
         }
-        self.plans[chunk] = plan;
-        Ok(())
+        Ok(plan)
     }
 
     /// What of pages that were thrown away is there again. Of a memfd's it is not known, and reading those is harmless.
