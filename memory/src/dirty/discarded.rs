@@ -17,6 +17,11 @@ impl Discarded {
         Self((0..words).map(|_| AtomicU64::new(0)).collect())
     }
 
+    /// All of `ram` counts as thrown away.
+    pub(super) fn note_all(&self, ram: &GuestRam) {
+        self.after_discard(ram.pages());
+    }
+
     /// Gives the pages of `range` that were, and forgets them.
     pub(super) fn take(&self, range: PageRange, sink: &mut dyn FnMut(PageRange)) {
         let mut run = PageRange { start: range.start, count: 0 };

@@ -38,6 +38,9 @@ pub struct Options {
     pub locality: Locality,
     /// Whether memory can be protected against writes.
     pub write_protect: bool,
+    /// Whether the kernel notes who writes: see [`ServedMemory::tracked`]. It excludes `write_protect`, which is not
+    /// looked at then.
+    pub track_writes: bool,
 }
 
 /// What is left of an engine that was stopped.
@@ -79,7 +82,11 @@ impl FaultEngine {
         reader: Option<Box<dyn PageReader>>,
         options: &Options,
     ) -> Result<Self, StartError> {
-        Self::resume(ServedMemory::new(ram, options.write_protect)?, source, reader, options)
+        let memory = match options.track_writes {
+            true => ServedMemory::tracked(ram)?,
+            false => ServedMemory::new(ram, options.write_protect)?,
+        };
+        Self::resume(memory, source, reader, options)
     }
 
     /// Serves memory that had an engine before. Whoever waits is served, whatever became of that one.
@@ -99,6 +106,9 @@ impl FaultEngine {
         memory.take_claims_back()?;
         let shared =
             Arc::new(Shared::new(registered, map, Arc::clone(&memory.gate), source.name(), shares_cache)?);
+        if memory.tracks_writes() {
+            shared.installer.track_writes();
+        }
         let (orders, inbox) = orders()?;
         let filler = match reader {
             Some(reader) => Some(spawn::filler(&shared, reader, options.fill, &memory)?),
@@ -128,8 +138,12 @@ impl FaultEngine {
     /// # Errors
     ///
     /// The kernel's refusal; then nothing is protected. [`Stop::NotRegistered`] where [`Options::write_protect`] was not
-    /// asked for, or nobody serves faults.
+    /// asked for, or nobody serves faults. [`Stop::Unsupported`] where the kernel [notes who writes](Self::tracks_writes),
+    /// and so asks nobody.
     pub fn protect(&self, observer: Box<dyn WriteObserver>) -> Result<(), Stop> {
+        if self.tracks_writes() {
+            return Err(Stop::Unsupported);
+        }
         let modes = self.memory.as_ref().map(|memory| memory.modes);
         if !modes.is_some_and(|modes| modes.write_protect) {
             return Err(Stop::NotRegistered);
@@ -139,6 +153,9 @@ impl FaultEngine {
 
     /// Ends it, and lets go on whoever waits to write; gives the observer back, if there was one.
     pub fn unprotect(&self) -> Option<Box<dyn WriteObserver>> {
+        if self.tracks_writes() {
+            return None;
+        }
         self.ask(Order::Unprotect).flatten()
     }
 
@@ -175,7 +192,16 @@ impl FaultEngine {
 
     /// Lets pages be written that an observer has had wait.
     pub fn allow_writes(&self, range: PageRange) {
+        if self.tracks_writes() {
+            return;
+        }
         self.orders.send(Order::Allow(range));
+    }
+
+    /// Whether the kernel notes who writes, for a [`crate::dirty::Tracker`] over registered memory.
+    #[must_use]
+    pub fn tracks_writes(&self) -> bool {
+        self.memory.as_ref().is_some_and(ServedMemory::tracks_writes)
     }
 
     /// What the engine has done so far.

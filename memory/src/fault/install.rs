@@ -8,7 +8,8 @@
 //! | hugetlb | COPY of 2 MiB | COPY of zeros | – |
 //!
 //! While pages are to be placed write-protected, zeros are copied, since ZEROPAGE cannot protect, and nothing is moved,
-//! since MOVE cannot either.
+//! since MOVE cannot either. Where that is only for the kernel to note who writes, zeros need no protection: who writes
+//! to the zero page is given another one, which has none.
 //!
 //! Invariants:
 //!
@@ -90,6 +91,8 @@ pub(crate) struct Installer {
     granule: PageSize,
     /// Whether pages are placed write-protected.
     protects: AtomicBool,
+    /// Whether that is only for the kernel to note who writes.
+    tracks: AtomicBool,
     zeros: Box<[u8]>,
 }
 
@@ -109,13 +112,19 @@ impl Installer {
         let zeros_bytes =
             usize::try_from(granule.bytes()).map_or(ZEROS_BYTES, |bytes| bytes.max(ZEROS_BYTES));
         let zeros = vec![0; zeros_bytes].into_boxed_slice();
-        let protects = AtomicBool::new(false);
-        Self { registered, map, statistics, way, granule, protects, zeros }
+        let (protects, tracks) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { registered, map, statistics, way, granule, protects, tracks, zeros }
     }
 
     /// From now on pages are placed write-protected, or not. Who is placing meanwhile may have seen the old value.
     pub(crate) fn set_protects(&self, protects: bool) {
         self.protects.store(protects, Ordering::SeqCst);
+    }
+
+    /// Pages are placed protected, for good, so that the kernel notes who writes them. Nobody has placed any yet.
+    pub(crate) fn track_writes(&self) {
+        self.tracks.store(true, Ordering::SeqCst);
+        self.set_protects(true);
     }
 
     pub(crate) fn protects(&self) -> bool {
@@ -210,7 +219,8 @@ impl Installer {
     }
 
     fn place_zeros(&self, range: PageRange) -> Result<Verb, Halt> {
-        if self.granule == PageSize::Huge2M || self.protects() {
+        let is_protected = self.protects() && !self.tracks.load(Ordering::SeqCst);
+        if self.granule == PageSize::Huge2M || is_protected {
             return self.copy_zeros(range);
         }
         let mut way = Verb::Zero;

@@ -34,6 +34,14 @@ pub enum StartError {
         /// What it lacks.
         missing: Features,
     },
+    /// Its writes are to be followed and cannot be.
+    #[error(
+        "writes to memory of this kind cannot be followed while it is served on this kernel: it lacks {missing}"
+    )]
+    NoTracking {
+        /// What it lacks; nothing where it is the kind of memory, which is shared with other processes.
+        missing: Features,
+    },
     /// Too much has to know of discards.
     #[error(transparent)]
     Watch(#[from] TooManyWatchers),
@@ -97,10 +105,33 @@ impl ServedMemory {
         uffd::probe().is_ok_and(|probe| protection(backing).without(probe.features).is_empty())
     }
 
+    /// The same, and every page is placed protected against writes, for good: the kernel notes which are written
+    /// ([`crate::dirty::Tracker`]), and tells nobody. So no observer can be asked, and nothing is moved in, as a page
+    /// cannot be moved in protected.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]: most of all [`StartError::NoTracking`].
+    pub fn tracked(ram: GuestRam) -> Result<Self, StartError> {
+        Self::tracked_with(uffd::probe()?.features, ram)
+    }
+
+    /// As on a kernel that has the features `there`.
+    pub(super) fn tracked_with(there: Features, ram: GuestRam) -> Result<Self, StartError> {
+        let missing = uffd::WRITE_TRACKING.without(there);
+        if !missing.is_empty() || ram.backing().shares_writes() {
+            return Err(StartError::NoTracking { missing });
+        }
+        Self::register(there.without(Features::NONE.with(Feature::MOVE)), ram, true)
+    }
+
     /// As on a kernel that has the features `there`.
     pub(super) fn with(there: Features, ram: GuestRam, write_protect: bool) -> Result<Self, StartError> {
         // Asynchronous write-protection would take the faults away that are to be told.
-        let features = there.without(Features::NONE.with(Feature::WRITE_PROTECT_ASYNC));
+        Self::register(there.without(Features::NONE.with(Feature::WRITE_PROTECT_ASYNC)), ram, write_protect)
+    }
+
+    fn register(features: Features, ram: GuestRam, write_protect: bool) -> Result<Self, StartError> {
         let backing = ram.backing();
         let minor = if backing.page_size() == PageSize::Huge2M {
             Feature::MINOR_HUGETLB
@@ -125,6 +156,11 @@ impl ServedMemory {
         let watcher: Arc<dyn DiscardWatcher> = Arc::clone(&watch) as _;
         registered.ram().watch_discards(Arc::downgrade(&watcher))?;
         Ok(Self { registered, map, gate, _watch: watch, features, modes })
+    }
+
+    /// Whether pages are placed protected, for good, so that the kernel notes who writes them.
+    pub(super) fn tracks_writes(&self) -> bool {
+        self.features.has(Feature::WRITE_PROTECT_ASYNC)
     }
 
     /// Says that pages of `range` are in the guest already: no source is asked for them, and writes to them can be told

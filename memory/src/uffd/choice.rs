@@ -3,17 +3,16 @@
 
 use std::fmt;
 
-use super::{Feature, Probe};
+use super::{Feature, Features, Probe};
 use crate::ram::Backing;
 
-/// What [`crate::dirty::WriteTracker`] asks of a userfaultfd. Pages that were never touched have to be noted, too,
-/// without filling them, and those of every backing.
-pub(crate) const WRITE_TRACKING: [Feature; 4] = [
-    Feature::WRITE_PROTECT,
-    Feature::WRITE_PROTECT_UNPOPULATED,
-    Feature::WRITE_PROTECT_SHARED,
-    Feature::WRITE_PROTECT_ASYNC,
-];
+/// What [`TrackWrites::PageTables`] asks of a userfaultfd. Without `WP_UNPOPULATED` the kernel scans no private memory
+/// for writes (`userfaultfd_wp_use_markers`); and every backing is to do.
+pub const WRITE_TRACKING: Features = Features::NONE
+    .with(Feature::WRITE_PROTECT)
+    .with(Feature::WRITE_PROTECT_UNPOPULATED)
+    .with(Feature::WRITE_PROTECT_SHARED)
+    .with(Feature::WRITE_PROTECT_ASYNC);
 
 /// How whole chunks of 2 MiB get into a guest's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,10 +28,12 @@ pub enum PlaceChunk {
 /// How it is known which pages were written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TrackWrites {
-    /// The kernel notes it in the page tables: [`crate::dirty::WriteTracker`].
+    /// The kernel notes it in the page tables, for who has registered the memory: [`crate::dirty::WriteTracker`].
     PageTables,
-    /// KVM notes what its vCPUs write; what the VMM writes, it notes itself.
-    KvmDirtyLog,
+    /// The kernel notes it in the page tables, for the whole process: [`crate::dirty::SoftDirty`].
+    SoftDirty,
+    /// It is not.
+    Nothing,
 }
 
 /// What becomes of a page that no source can give.
@@ -56,18 +57,23 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// The best that a kernel has; `None` is one on which no userfaultfd can be had.
+    /// The best that a kernel has; `None` is one on which no userfaultfd can be had. `soft_dirty` is whether it has
+    /// [soft-dirty bits](crate::dirty::SoftDirty::is_supported).
     #[must_use]
-    pub fn of(probe: Option<&Probe>) -> Self {
+    pub fn of(probe: Option<&Probe>, soft_dirty: bool) -> Self {
         let has = |feature| probe.is_some_and(|probe| probe.has(feature));
-        let tracks = probe.is_some_and(|probe| probe.pagemap_scan) && WRITE_TRACKING.into_iter().all(has);
+        let tracks = |probe: &Probe| probe.pagemap_scan && WRITE_TRACKING.without(probe.features).is_empty();
         Self {
             place_chunk: match probe {
                 None => PlaceChunk::BeforeStart,
                 Some(_) if has(Feature::MOVE) => PlaceChunk::Move,
                 Some(_) => PlaceChunk::Copy,
             },
-            track_writes: if tracks { TrackWrites::PageTables } else { TrackWrites::KvmDirtyLog },
+            track_writes: match probe {
+                Some(probe) if tracks(probe) => TrackWrites::PageTables,
+                _ if soft_dirty => TrackWrites::SoftDirty,
+                _ => TrackWrites::Nothing,
+            },
             lose_page: if has(Feature::POISON) { LosePage::Poison } else { LosePage::StopVm },
         }
     }
@@ -96,7 +102,8 @@ impl fmt::Display for TrackWrites {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::PageTables => "WP_ASYNC with PAGEMAP_SCAN",
-            Self::KvmDirtyLog => "KVM's dirty log",
+            Self::SoftDirty => "soft-dirty bits",
+            Self::Nothing => "none: every page that the host has of a guest is in a diff",
         })
     }
 }
@@ -113,7 +120,7 @@ impl fmt::Display for LosePage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::uffd::{Features, Opened};
+    use crate::uffd::Opened;
 
     /// A kernel that has what is there since `version` or before.
     fn kernel(version: (u32, u32)) -> Probe {
@@ -137,21 +144,23 @@ mod tests {
     #[test]
     fn each_kernel_does_the_best_it_has() {
         assert_eq!(
-            texts(Choice::of(Some(&kernel((6, 12))))),
+            texts(Choice::of(Some(&kernel((6, 12))), true)),
             ["huge pages by MOVE (2 MiB), COPY else", "WP_ASYNC with PAGEMAP_SCAN", "POISON"]
         );
         assert_eq!(
-            texts(Choice::of(Some(&kernel((6, 7))))),
+            texts(Choice::of(Some(&kernel((6, 7))), false)),
             ["base pages by COPY (4 KiB)", "WP_ASYNC with PAGEMAP_SCAN", "POISON"]
         );
         assert_eq!(
-            texts(Choice::of(Some(&kernel((6, 1))))),
-            ["base pages by COPY (4 KiB)", "KVM's dirty log", "the VM is stopped"]
+            texts(Choice::of(Some(&kernel((6, 1))), true)),
+            ["base pages by COPY (4 KiB)", "soft-dirty bits", "the VM is stopped"]
         );
+        let nothing = "none: every page that the host has of a guest is in a diff";
         assert_eq!(
-            texts(Choice::of(None)),
-            ["all of it before the guest starts", "KVM's dirty log", "the VM is stopped"]
+            texts(Choice::of(None, false)),
+            ["all of it before the guest starts", nothing, "the VM is stopped"]
         );
+        assert_eq!(Choice::of(None, true).track_writes, TrackWrites::SoftDirty);
     }
 
     #[test]
@@ -162,20 +171,22 @@ mod tests {
             ..kernel((6, 12))
         };
         let mut probes = vec![Probe { pagemap_scan: false, ..kernel((6, 12)) }];
-        probes.extend(WRITE_TRACKING.map(lacking));
+        let needed = Feature::ALL.into_iter().filter(|feature| WRITE_TRACKING.has(*feature));
+        probes.extend(needed.map(lacking));
+        assert_eq!(probes.len(), 5);
         for probe in probes {
-            assert_eq!(Choice::of(Some(&probe)).track_writes, TrackWrites::KvmDirtyLog, "{probe:?}");
+            assert_eq!(Choice::of(Some(&probe), false).track_writes, TrackWrites::Nothing, "{probe:?}");
         }
     }
 
     #[test]
     fn only_anonymous_memory_is_moved_into() {
         let anonymous = Backing::Anonymous { transparent_huge_pages: true };
-        let moves = Choice::of(Some(&kernel((6, 8))));
+        let moves = Choice::of(Some(&kernel((6, 8))), false);
         assert_eq!(moves.place_chunk_of(anonymous), PlaceChunk::Move);
         for backing in [Backing::MemfdPrivate, Backing::Hugetlb2M] {
             assert_eq!(moves.place_chunk_of(backing), PlaceChunk::Copy);
-            assert_eq!(Choice::of(None).place_chunk_of(backing), PlaceChunk::BeforeStart);
+            assert_eq!(Choice::of(None, false).place_chunk_of(backing), PlaceChunk::BeforeStart);
         }
     }
 }

@@ -56,8 +56,12 @@ impl Feature {
     pub const POISON: Self =
         Self::new(14, "poison", "6.6", "a memory error for a lost page: the VM is stopped instead");
     /// Writes to protected pages are noted by the kernel instead of being told.
-    pub const WRITE_PROTECT_ASYNC: Self =
-        Self::new(15, "wp_async", "6.7", "cheap dirty tracking: diff snapshots use KVM's dirty log");
+    pub const WRITE_PROTECT_ASYNC: Self = Self::new(
+        15,
+        "wp_async",
+        "6.7",
+        "exact dirty tracking: diff snapshots use soft-dirty bits, where the kernel has them",
+    );
     /// Pages can be moved in.
     pub const MOVE: Self =
         Self::new(16, "move", "6.8", "placing restored memory as huge pages without copying");

@@ -31,8 +31,7 @@ mod placed;
 mod probe;
 mod registered;
 
-pub(crate) use choice::WRITE_TRACKING;
-pub use choice::{Choice, LosePage, PlaceChunk, TrackWrites};
+pub use choice::{Choice, LosePage, PlaceChunk, TrackWrites, WRITE_TRACKING};
 pub use events::{Access, Event, EventBuffer, Fault, FaultKind};
 pub use features::{Feature, Features};
 pub use open::{OpenError, Opened, open};

@@ -9,7 +9,8 @@ use std::os::unix::fs::FileExt;
 use crate::page::{PageIndex, PageRange, PageSize};
 use crate::ram::GuestRam;
 
-/// "page is file-page or shared-anon", "page swapped", "page present".
+/// "pte is soft-dirty", "page is file-page or shared-anon", "page swapped", "page present".
+const IS_SOFT_DIRTY: u64 = 1 << 55;
 const IS_FILE: u64 = 1 << 61;
 const IS_SWAPPED: u64 = 1 << 62;
 const IS_PRESENT: u64 = 1 << 63;
@@ -65,6 +66,47 @@ impl Pagemap {
     ///
     /// What the host answers.
     pub fn known(&self, ram: &GuestRam, range: PageRange, sink: &mut dyn FnMut(PageRange)) -> io::Result<()> {
+        self.runs(ram, range, |bits| bits & (IS_PRESENT | IS_SWAPPED) != 0, sink)
+    }
+
+    /// The same but for what shows through from a file below: what a private mapping has of its own.
+    ///
+    /// # Errors
+    ///
+    /// What the host answers.
+    pub fn own(&self, ram: &GuestRam, range: PageRange, sink: &mut dyn FnMut(PageRange)) -> io::Result<()> {
+        self.runs(ram, range, is_own, sink)
+    }
+
+    /// Those of its own whose soft-dirty bit is set, on a kernel that has one: written, or placed, since it was cleared.
+    ///
+    /// # Errors
+    ///
+    /// What the host answers.
+    pub fn soft_dirty(
+        &self,
+        ram: &GuestRam,
+        range: PageRange,
+        sink: &mut dyn FnMut(PageRange),
+    ) -> io::Result<()> {
+        self.runs(ram, range, |bits| is_own(bits) && bits & IS_SOFT_DIRTY != 0, sink)
+    }
+
+    /// Whether the page of this process that `address` is in has its soft-dirty bit set.
+    pub(crate) fn is_soft_dirty(&self, address: u64) -> io::Result<bool> {
+        let mut bits = [0; 8];
+        self.0.read_exact_at(&mut bits, address / PageSize::Base4K.bytes() * ENTRY_BYTES)?;
+        Ok(u64::from_ne_bytes(bits) & IS_SOFT_DIRTY != 0)
+    }
+
+    /// Gives the runs of pages of `range` whose bits are as asked for.
+    fn runs(
+        &self,
+        ram: &GuestRam,
+        range: PageRange,
+        is_one: impl Fn(u64) -> bool,
+        sink: &mut dyn FnMut(PageRange),
+    ) -> io::Result<()> {
         ram.assert_has(range);
         let mut entries = [0; ENTRIES_MAX * 8];
         let mut rest = range;
@@ -73,22 +115,26 @@ impl Pagemap {
             let count = usize::try_from(now.count).expect("no more than fit the buffer");
             let number = (ram.base_address() + now.start.offset()) / PageSize::Base4K.bytes();
             self.0.read_exact_at(&mut entries[..count * 8], number * ENTRY_BYTES)?;
-            let is_known = |entry: &[u8]| {
-                let bits = entry.iter().rev().fold(0_u64, |bits, byte| bits << 8 | u64::from(*byte));
-                bits & (IS_PRESENT | IS_SWAPPED) != 0
-            };
-            let mut start = now.start;
-            for alike in
-                entries[..count * 8].chunks(8).collect::<Vec<_>>().chunk_by(|a, b| is_known(a) == is_known(b))
-            {
-                let run = PageRange { start, count: alike.len() as u64 };
-                start = run.end();
-                if is_known(alike[0]) {
+            let mut run = PageRange { start: now.start, count: 0 };
+            for (page, entry) in now.pages().zip(entries.as_chunks::<8>().0) {
+                if is_one(u64::from_ne_bytes(*entry)) {
+                    run.count += 1;
+                    continue;
+                }
+                if !run.is_empty() {
                     sink(run);
                 }
+                run = PageRange { start: PageIndex(page.0 + 1), count: 0 };
+            }
+            if !run.is_empty() {
+                sink(run);
             }
             rest = later;
         }
         Ok(())
     }
+}
+
+fn is_own(bits: u64) -> bool {
+    bits & (IS_PRESENT | IS_SWAPPED) != 0 && bits & IS_FILE == 0
 }

@@ -17,8 +17,12 @@ const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
 /// `PM_SCAN_WP_MATCHING`, `PM_SCAN_CHECK_WPASYNC`.
 const WP_MATCHING: u64 = 1 << 0;
 const CHECK_WPASYNC: u64 = 1 << 1;
-/// `PAGE_IS_WRITTEN`.
+/// `PAGE_IS_WRITTEN` and others: what a page is.
 const PAGE_IS_WRITTEN: u64 = 1 << 1;
+const PAGE_IS_FILE: u64 = 1 << 2;
+const PAGE_IS_PRESENT: u64 = 1 << 3;
+const PAGE_IS_SWAPPED: u64 = 1 << 4;
+const PAGE_IS_PFNZERO: u64 = 1 << 5;
 /// How many ranges one call may give.
 const RANGES_MAX: usize = 512;
 
@@ -84,6 +88,10 @@ impl PagemapScan {
     /// Gives every page of `range` that was written since it was last protected, and protects it again, in one step
     /// for each page: no write is lost. The memory is registered with `WP_ASYNC`.
     ///
+    /// Of a private mapping these are pages of its own: what shows through from a file, and the zero page that a reader
+    /// is given, are neither given nor protected, as a write there makes a page that is not protected. Nor is what no
+    /// page table knows of. Of a shared mapping a page that the host has unmapped counts as written.
+    ///
     /// # Errors
     ///
     /// [`ScanError::Kernel`].
@@ -93,12 +101,17 @@ impl PagemapScan {
         range: PageRange,
         sink: &mut dyn FnMut(PageRange),
     ) -> Result<(), ScanError> {
-        let request = ScanArg {
+        let mut request = ScanArg {
             flags: WP_MATCHING | CHECK_WPASYNC,
             category_mask: PAGE_IS_WRITTEN,
             return_mask: PAGE_IS_WRITTEN,
             ..ScanArg::default()
         };
+        if !ram.backing().shares_writes() {
+            request.category_inverted = PAGE_IS_FILE | PAGE_IS_PFNZERO;
+            request.category_mask |= request.category_inverted;
+            request.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED;
+        }
         self.scan(request, ram, range, sink)
     }
 

@@ -183,6 +183,7 @@ fn options(chance: &mut Sequence) -> Options {
         fill: FillOptions { everything: chance.happens(50), rate_mib_s: pick(chance, &[None, rate]) },
         locality: pick(chance, &[Locality::default(), Locality::Anywhere, Locality::Follow { spin }]),
         write_protect: true,
+        track_writes: false,
     }
 }
 

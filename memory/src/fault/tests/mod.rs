@@ -7,6 +7,7 @@
 //! | `races` | two things at once, each parked at the point where it hurts |
 //! | `filling` | the background against faults, discards and bad readers |
 //! | `protecting` | writes to protected pages, missing and swapped out ones among them |
+//! | `tracking` | writes that the kernel notes, while pages come |
 //! | `reduced` | what was found under stress, made small |
 //! | `review` | what was found by reading, made small |
 //! | `told` | the same, of what observers of writes are told |
@@ -21,3 +22,4 @@ mod reduced;
 mod review;
 mod serving;
 mod told;
+mod tracking;
