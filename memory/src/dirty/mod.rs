@@ -40,3 +40,5 @@ pub use write_tracker::WriteTracker;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tracker_tests;

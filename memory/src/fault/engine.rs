@@ -166,6 +166,9 @@ impl FaultEngine {
     ///
     /// As of [`protect`](Self::protect), and [`Stop::Busy`] where an observer is asked already.
     pub(crate) fn observe(&self, observer: Box<dyn WriteObserver>) -> Result<(), Stop> {
+        if self.tracks_writes() {
+            return Err(Stop::Unsupported);
+        }
         let modes = self.memory.as_ref().map(|memory| memory.modes);
         if !modes.is_some_and(|modes| modes.write_protect) {
             return Err(Stop::NotRegistered);

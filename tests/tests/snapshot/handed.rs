@@ -1,9 +1,12 @@
 //! Memory that another process serves, as those do that were written for Firecracker.
 
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{SeekFrom, seek};
 use serde_json::{Value, json};
 use tests::vmm::WAIT;
 
@@ -133,4 +136,60 @@ fn a_machine_without_a_handler_gets_none() {
         let message = vmm.refuse("PUT", "/snapshot/handler", &json!({ "backend_path": "/nowhere" }));
         assert!(message.contains("not served by another process"), "{message}");
     });
+}
+
+/// The handler places pages without protection, so that all it has placed counts as written, once.
+#[test]
+fn a_machine_that_is_handed_over_has_diffs() {
+    on_kvm_host(|| {
+        let saved = Saved::new();
+        let socket = saved.socket("handler");
+        let _handler = saved.handler(&socket, "good");
+        let mut load = saved.load(&socket);
+        load["track_dirty_pages"] = json!(true);
+        let mut vmm = Vmm::loaded(&load);
+        let diffs = ["first", "second"].map(|name| SnapshotFiles::new(saved.folder.path(), name));
+        for (files, seed) in diffs.iter().zip(100..) {
+            vmm.type_text(&format!("fill 5 {seed}\n"));
+            vmm.wait_for_line("guest: done");
+            vmm.pause();
+            let diff = json!({ "snapshot_type": "Diff" });
+            vmm.grant("PUT", "/snapshot/create", &tests::vmm::snapshot::with(files.creation(), &diff));
+            vmm.resume();
+        }
+        is_refilled(&mut vmm, 101);
+        quits(&mut vmm);
+        // Who knows where the memory of the base is lays the diffs over it.
+        let merged = saved.folder.path().join("merged");
+        std::fs::copy(&saved.files.memory, &merged).unwrap();
+        diffs.iter().for_each(|files| lay_over(&merged, &files.memory));
+        let socket = saved.socket("merged-handler");
+        let _handler = Handler::start(&socket, &merged, "good");
+        let mut load = diffs[1].load("Uffd");
+        load["mem_backend"]["backend_path"] = json!(socket);
+        let mut vmm = Vmm::loaded(&load);
+        is_refilled(&mut vmm, 101);
+        quits(&mut vmm);
+        let message = Vmm::refused_load(&diffs[1].load("Lazy"));
+        assert!(message.contains("lay the diff over that file"), "{message}");
+    });
+}
+
+fn is_refilled(vmm: &mut Vmm, seed: u64) {
+    vmm.type_text(&format!("walk 5 {seed}\n"));
+    let line = vmm.wait_for_line("guest: walk");
+    assert!(line.contains("walk 5 MiB, 0 wrong pages"), "{line}");
+    vmm.wait_for_line("guest: done");
+}
+
+/// Copies the data of a sparse file, as tools for Firecracker's diffs do.
+fn lay_over(base: &Path, diff: &Path) {
+    let (base, diff) = (OpenOptions::new().write(true).open(base).unwrap(), File::open(diff).unwrap());
+    let mut at = 0;
+    while let Ok(start) = seek(&diff, SeekFrom::Data(at)) {
+        at = seek(&diff, SeekFrom::Hole(start)).unwrap();
+        let mut bytes = vec![0; usize::try_from(at - start).unwrap()];
+        diff.read_exact_at(&mut bytes, start).unwrap();
+        base.write_all_at(&bytes, start).unwrap();
+    }
 }

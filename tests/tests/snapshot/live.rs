@@ -144,6 +144,9 @@ fn what_cannot_be_saved_live_says_so() {
         let diff =
             vmm.refuse("PUT", "/snapshot/create", &live(json!({ "live": true, "snapshot_type": "Diff" })));
         assert!(diff.contains("a live snapshot is a full one"), "{diff}");
+        let tracked = Vmm::loaded(&with(files.load("Lazy"), &json!({ "track_dirty_pages": true })));
+        let message = tracked.refuse("PUT", "/snapshot/create", &live(json!({ "live": true })));
+        assert!(message.contains("tracks dirty pages"), "{message}");
         let mut mapped = Vmm::restored(&files, "File");
         let other = SnapshotFiles::new(folder.path(), "other");
         let body = with(other.creation(), &json!({ "live": true }));

@@ -8,6 +8,7 @@ mod contract;
 mod cycle;
 mod cycles;
 mod devices;
+mod diff;
 mod handed;
 mod killed;
 mod linux;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use memory::dirty::SoftDirty;
 use memory::uffd::{self, Choice, Feature, LosePage, OpenError, Opened, PlaceChunk, Probe, TrackWrites};
 
 use super::checks::read_trimmed;
@@ -10,7 +11,7 @@ use super::{Finding, Weight};
 pub(super) fn all() -> Vec<Finding> {
     let probe = uffd::probe();
     let mut findings = uffd_findings(&probe);
-    findings.extend(choices(Choice::of(probe.as_ref().ok())));
+    findings.extend(choices(Choice::of(probe.as_ref().ok(), SoftDirty::is_supported())));
     findings.push(transparent_huge_pages());
     findings.push(hugetlb());
     findings
@@ -60,9 +61,13 @@ fn choices(choice: Choice) -> [Finding; 3] {
     };
     let tracking = match track_writes {
         TrackWrites::PageTables => None,
-        TrackWrites::KvmDirtyLog => Some((
-            "tracking that costs nothing until a page is written",
+        TrackWrites::SoftDirty => Some((
+            "diffs of written pages alone: all that were placed since, and whole huge pages, are in them too",
             "use Linux 6.7 or newer, and make `uffd` usable",
+        )),
+        TrackWrites::Nothing => Some((
+            "`track_dirty_pages`, and so diffs of written pages alone",
+            "use Linux 6.7 or newer, and make `uffd` usable; or a kernel with CONFIG_MEM_SOFT_DIRTY",
         )),
     };
     let lost = match lose_page {
@@ -101,7 +106,7 @@ fn pagemap_scan(probe: &Probe) -> Finding {
     if probe.pagemap_scan {
         return Finding::good(name, Weight::Optional, "there");
     }
-    let lost = "finding written pages at once: diff snapshots use KVM's dirty log";
+    let lost = "finding written pages: diff snapshots use soft-dirty bits, where the kernel has them";
     Finding::bad(name, Weight::Optional, "this kernel lacks it", lost, "use Linux 6.7 or newer")
 }
 
@@ -139,12 +144,12 @@ mod tests {
 
     #[test]
     fn the_next_best_is_told_by_name_with_what_it_costs() {
-        let [placement, tracking, lost] = choices(Choice::of(None));
+        let [placement, tracking, lost] = choices(Choice::of(None, true));
         assert_eq!(placement.detail, "all of it before the guest starts");
         assert!(!placement.ok && placement.fix.is_some_and(|fix| fix.contains("`uffd`")));
         assert_eq!(
             (tracking.name.as_str(), tracking.detail.as_str()),
-            ("memory.write_tracking", "KVM's dirty log")
+            ("memory.write_tracking", "soft-dirty bits")
         );
         assert_eq!((lost.ok, lost.detail.as_str()), (false, "the VM is stopped"));
     }

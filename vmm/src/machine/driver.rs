@@ -28,8 +28,8 @@ use super::resources::{ConfigureError, Resources};
 use super::state::{Publication, Refusal, VmState};
 use super::vm::{Vm, VmError};
 use crate::error::chain;
+use crate::snapshot::lineage::Lineage;
 use crate::snapshot::save::SaveError;
-use crate::snapshot::saved::Parent;
 use crate::telemetry::log::{Log, LogError};
 use crate::telemetry::metrics::{MetricsError, MetricsRegistry};
 use crate::terminal::RawTerminal;
@@ -96,7 +96,7 @@ pub struct Driver {
     resources: Resources,
     memory: MemoryPlan,
     /// What a diff of the VM would be over: the snapshot that it was saved to, or loaded from, last.
-    lineage: Option<Parent>,
+    lineage: Option<Lineage>,
     /// The snapshot that is being written while the guest runs.
     saving: Option<live::Saving>,
     /// Whether a restore has failed, after which there is nothing more to do.

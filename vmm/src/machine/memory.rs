@@ -4,13 +4,15 @@
 //!   MemoryPlan ──build──▶ Memory ─┬─ GuestRam ──────▶ KVM, devices, what the loader writes
 //!     Fresh                       ├─ FaultEngine      "fault", "fill": pages come when they are wanted
 //!     Served                      ├─ Watch            "memory": tells the driver when one cannot come
-//!     Handed                      └─ Handed           "handler": another process serves, and may go
+//!     Handed                      ├─ Handed           "handler": another process serves, and may go
+//!                                 └─ Tracker          what was written since it was last saved: what a diff holds
 //! ```
 //!
 //! Invariants:
 //!
 //! - Whoever may touch a page that is missing is gone before the engine is: vCPUs, devices, and the loader.
 //! - A plan is carried out once. Its source may have given pages already when a start fails, so it is not tried again.
+//! - What is written to it is followed from before the first page of it is touched, where that was asked for.
 //! - The watch touches no guest memory and waits for nobody who does: a failure is told whatever stands still. While
 //!   the loader writes, that may be the driver itself; the process ends then.
 
@@ -26,9 +28,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::types::HugePages;
+use memory::dirty::{TrackError, Tracker};
 use memory::fault::{self, Failure, FaultEngine, Status};
 use memory::ram::CopyError;
 use memory::source::{PageReader, PageSource};
+use memory::uffd::TrackWrites;
 use memory::{Backing, GuestRam, PageIndex, RamError, RamRange, Sharing};
 use prometheus_client::metrics::counter::Counter;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -105,6 +109,9 @@ pub enum MemoryError {
     /// Another process cannot be let serve it. Clients know how the text begins.
     #[error("Error creating guest memory from uffd: {0}")]
     HandOver(#[from] HandOverError),
+    /// Nobody can tell who writes to it.
+    #[error("guest memory cannot be tracked: {0}")]
+    Track(#[from] TrackError),
     /// Nobody could tell of its failure.
     #[error("cannot start a thread that watches over guest memory")]
     Watch(#[from] io::Error),
@@ -127,6 +134,8 @@ pub struct Memory {
     handed: Option<Handed>,
     again: Option<Again>,
     ram: GuestRam,
+    /// What was written since it was last saved or loaded.
+    pub changes: Tracker,
     /// Times that a page could not be had.
     pub failures: Counter,
     /// Times that the process which served it has gone.
@@ -134,7 +143,8 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Carries out `plan`, which is spent then.
+    /// Carries out `plan`, which is spent then. `tracks` is whether writes are followed, so that a diff holds little more
+    /// than what was written; without that it holds all that the host has of the memory.
     ///
     /// # Errors
     ///
@@ -143,42 +153,62 @@ impl Memory {
         plan: &mut MemoryPlan,
         ranges: &[RamRange],
         huge_pages: HugePages,
+        tracks: bool,
         notifier: &Notifier,
     ) -> Result<Self, MemoryError> {
+        let way = tracks.then(Tracker::way);
+        if way == Some(TrackWrites::Nothing) {
+            return Err(TrackError::NoMeans.into());
+        }
         // It can be had again, where a start fails.
         if let MemoryPlan::Fresh = plan {
-            return Ok(Self::unserved(GuestRam::new(ranges, backing(huge_pages))?));
+            return Self::unserved(GuestRam::new(ranges, backing(huge_pages))?, way);
         }
         match std::mem::replace(plan, MemoryPlan::Spent) {
-            MemoryPlan::Served(plan) => Self::serve(*plan, ranges, notifier),
-            MemoryPlan::File(file) => Ok(Self::unserved(GuestRam::over_file(ranges, file)?)),
+            MemoryPlan::Served(plan) => Self::serve(*plan, ranges, way, notifier),
+            MemoryPlan::File(file) => Self::unserved(GuestRam::over_file(ranges, file)?, way),
             MemoryPlan::Handed { backing, socket } => {
                 let ram = GuestRam::new(ranges, backing)?;
-                let handed = Handed::connect(ram.clone(), &socket, notifier.clone())?;
-                Ok(Self { handed: Some(handed), ..Self::unserved(ram) })
+                let is_tracked = way == Some(TrackWrites::PageTables);
+                let handed = Handed::connect(ram.clone(), &socket, is_tracked, notifier.clone())?;
+                let changes = changes(&ram, way, is_tracked)?;
+                Ok(Self { handed: Some(handed), ..Self::with(ram, changes) })
             }
             MemoryPlan::Fresh | MemoryPlan::Spent => Err(MemoryError::Spent),
         }
     }
 
     /// Memory that the kernel alone serves.
-    fn unserved(ram: GuestRam) -> Self {
-        let (failures, handlers_gone) = (Counter::default(), Counter::default());
-        Self { watch: None, engine: None, handed: None, again: None, ram, failures, handlers_gone }
+    fn unserved(ram: GuestRam, way: Option<TrackWrites>) -> Result<Self, MemoryError> {
+        let changes = changes(&ram, way, false)?;
+        Ok(Self::with(ram, changes))
     }
 
-    fn serve(plan: ServedPlan, ranges: &[RamRange], notifier: &Notifier) -> Result<Self, MemoryError> {
+    fn with(ram: GuestRam, changes: Tracker) -> Self {
+        let (failures, handlers_gone) = (Counter::default(), Counter::default());
+        Self { watch: None, engine: None, handed: None, again: None, ram, changes, failures, handlers_gone }
+    }
+
+    fn serve(
+        plan: ServedPlan,
+        ranges: &[RamRange],
+        way: Option<TrackWrites>,
+        notifier: &Notifier,
+    ) -> Result<Self, MemoryError> {
         let ram = match plan.foundation {
             Foundation::New(backing) => GuestRam::new(ranges, backing)?,
             Foundation::Memfd(memfd, sharing) => GuestRam::over_memfd(ranges, memfd, sharing)?,
         };
-        let engine = FaultEngine::start(ram.clone(), plan.source, plan.reader, &plan.options)?;
+        let track_writes = way == Some(TrackWrites::PageTables);
+        let options = fault::Options { track_writes, ..plan.options };
+        let engine = FaultEngine::start(ram.clone(), plan.source, plan.reader, &options)?;
         let engine = Arc::new(engine);
+        let changes = changes(&ram, way, track_writes)?;
         let watch = Watch::start(&engine, notifier.clone())?;
         if let Some(started) = plan.started {
             started(&engine);
         }
-        Ok(Self { watch: Some(watch), engine: Some(engine), again: plan.again, ..Self::unserved(ram) })
+        Ok(Self { watch: Some(watch), engine: Some(engine), again: plan.again, ..Self::with(ram, changes) })
     }
 
     /// The loader has written what it writes: from now on the driver waits for no page.
@@ -234,6 +264,14 @@ impl Memory {
         // Interrupted or over, what matters is what the engine says now.
         let _ = poll(&mut failed, Timespec::try_from(WORD_TIMEOUT).ok().as_ref());
         failure_of(engine)
+    }
+}
+
+/// Follows writes to `ram` in `way`, if at all; `is_registered` is whether a userfaultfd that notes them has it.
+fn changes(ram: &GuestRam, way: Option<TrackWrites>, is_registered: bool) -> Result<Tracker, TrackError> {
+    match way {
+        Some(way) => Tracker::start(ram, way, is_registered),
+        None => Tracker::resident(ram),
     }
 }
 

@@ -65,7 +65,8 @@ pub fn restore(
     }
     let kvm = kvm::open()?;
     let bare = Bare::make(&kvm, saved)?;
-    let memory = Memory::new(plan, &ranges, resources.machine.huge_pages, notifier)
+    let machine = &resources.machine;
+    let memory = Memory::new(plan, &ranges, machine.huge_pages, machine.track_dirty_pages, notifier)
         .map_err(BuildError::RestoredMemory)?;
     match furnish(bare, saved, resources, memory, options, notifier, clock) {
         Ok(vm) => {

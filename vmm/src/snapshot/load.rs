@@ -17,12 +17,13 @@ use memory::image::{Contents, Stack, StackError};
 use memory::source::Reading;
 
 use super::file::{self, AsideError, FileError, SnapshotId};
+use super::lineage::Lineage;
 use super::mapped::{self, MapError};
 use super::saved::{DecodeError, Parent, Saved};
 use crate::machine::memory::{Foundation, MemoryPlan, ServedPlan, backing};
 
 /// How many files may lie over each other.
-const CHAIN_MAX: usize = 64;
+pub const CHAIN_MAX: usize = 64;
 
 /// How often a snapshot is read that is replaced meanwhile: once is chance.
 const TRIES: usize = 4;
@@ -76,6 +77,15 @@ pub enum LoadError {
         /// Where it was.
         path: PathBuf,
     },
+    /// Where the memory of what a diff is over is, nobody has said.
+    #[error(
+        "the snapshot is a diff over the snapshot {id}, which another process served when the diff was taken, so where \
+         its memory file is is not known: lay the diff over that file, and load it with the backend type Uffd"
+    )]
+    NoParentMemory {
+        /// The id of what it is over.
+        id: String,
+    },
     /// A diff that lies over itself.
     #[error("the snapshot is a diff that lies over itself, at {}: it was tampered with, use another copy", path.display())]
     Loop {
@@ -94,8 +104,9 @@ pub enum LoadError {
 pub struct Loaded {
     /// The machine.
     pub saved: Saved,
-    /// What a diff over it names.
-    pub parent: Parent,
+    /// What a diff of the machine is over, until it is saved again.
+    pub lineage: Lineage,
+    memory: Vec<(PathBuf, Contents)>,
 }
 
 impl Loaded {
@@ -108,7 +119,7 @@ impl Loaded {
     pub fn open(load: &SnapshotLoad, backend: &MemBackend) -> Result<(Self, MemoryPlan), LoadError> {
         let (state, memory) = (Path::new(&load.snapshot_path), Path::new(&backend.backend_path));
         for _ in 0..TRIES {
-            let loaded = Self::read(state, memory)?;
+            let loaded = Self::read(state, backend)?;
             if backend.backend_type == MemBackendType::Uffd {
                 let plan = loaded.memory_plan(load, backend)?;
                 return Ok((loaded, plan));
@@ -125,12 +136,23 @@ impl Loaded {
         Err(LoadError::Replaced { path: state.to_owned() })
     }
 
-    /// Reads the state file at `path`, whose memory file is at `memory`.
-    fn read(path: &Path, memory: &Path) -> Result<Self, LoadError> {
+    /// Reads the state file at `path`, whose memory comes from `backend`; of a diff, also those below it.
+    fn read(path: &Path, backend: &MemBackend) -> Result<Self, LoadError> {
         let saved = Saved::decode(&file::read(path)?)?;
-        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let parent = Parent { id: saved.id.0, state_path: absolute(path), memory_path: absolute(memory) };
-        Ok(Self { saved, parent })
+        let memory = match backend.backend_type {
+            MemBackendType::File | MemBackendType::Lazy => Path::new(&backend.backend_path),
+            // Where that process has it from is not told.
+            MemBackendType::Uffd => Path::new(""),
+        };
+        let chain = match backend.backend_type {
+            MemBackendType::File if saved.memory.parent.is_some() => return Err(LoadError::DiffFile),
+            MemBackendType::Uffd => {
+                Chain { ancestors: saved.memory.parent.clone().into_iter().collect(), files: vec![] }
+            }
+            MemBackendType::File | MemBackendType::Lazy => Chain::of(&saved, memory)?,
+        };
+        let this = Parent { id: saved.id.0, state_path: absolute(path), memory_path: absolute(memory) };
+        Ok(Self { lineage: Lineage::over(chain.ancestors, this), saved, memory: chain.files })
     }
 
     /// How the memory comes about.
@@ -138,11 +160,11 @@ impl Loaded {
         let huge_pages = self.huge_pages(load.huge_pages);
         let path = Path::new(&backend.backend_path);
         match backend.backend_type {
-            MemBackendType::File => self.map(path, huge_pages),
+            MemBackendType::File => self.map(huge_pages),
             MemBackendType::Uffd => {
                 Ok(MemoryPlan::Handed { backing: backing(huge_pages), socket: path.to_owned() })
             }
-            MemBackendType::Lazy => self.serve(path, huge_pages, load.lazy.clone().unwrap_or_default()),
+            MemBackendType::Lazy => self.serve(huge_pages, load.lazy.clone().unwrap_or_default()),
         }
     }
 
@@ -161,20 +183,17 @@ impl Loaded {
         }
     }
 
-    fn map(&self, path: &Path, huge_pages: HugePages) -> Result<MemoryPlan, LoadError> {
+    fn map(&self, huge_pages: HugePages) -> Result<MemoryPlan, LoadError> {
         if huge_pages == HugePages::Hugetlb2M {
             return Err(LoadError::HugePagesFile);
         }
-        if self.saved.memory.parent.is_some() {
-            return Err(LoadError::DiffFile);
-        }
-        let path = file::memory_path(self.saved.id, path)?;
-        Ok(MemoryPlan::File(mapped::open(&path, &self.saved.memory.contents)?))
+        let [(path, contents)] = &*self.memory else { return Err(LoadError::DiffFile) };
+        Ok(MemoryPlan::File(mapped::open(path, contents)?))
     }
 
-    fn serve(&self, path: &Path, huge_pages: HugePages, lazy: LazyOptions) -> Result<MemoryPlan, LoadError> {
+    fn serve(&self, huge_pages: HugePages, lazy: LazyOptions) -> Result<MemoryPlan, LoadError> {
         let bytes = self.saved.memory.contents.pages().bytes();
-        let stack = Stack::open(&chain(&self.saved, path)?, bytes)?;
+        let stack = Stack::open(&self.memory, bytes)?;
         let (source, reader) = (stack.reader(), stack.reader());
         let rate_mib_s = lazy.fill_mib_s.map(|rate| u32::try_from(rate).unwrap_or(u32::MAX));
         let fill = FillOptions {
@@ -201,42 +220,64 @@ impl Loaded {
 ///
 /// [`LoadError`] where one that it lies over is not to be found.
 pub fn chain(saved: &Saved, path: &Path) -> Result<Vec<(PathBuf, Contents)>, LoadError> {
-    let mut files = vec![(file::memory_path(saved.id, path)?, saved.memory.contents.clone())];
-    let mut seen = HashSet::from([saved.id.0]);
-    let mut below = saved.memory.parent.clone();
-    // Moved together, they lie together.
-    let mut folder = path.parent().unwrap_or(Path::new("")).to_owned();
-    while let Some(parent) = below {
-        if !seen.insert(parent.id) {
-            return Err(LoadError::Loop { path: parent.state_path });
-        }
-        if files.len() == CHAIN_MAX {
-            return Err(LoadError::Deep);
-        }
-        let (saved, memory) = find(&parent, &folder)?;
-        folder = memory.parent().unwrap_or(Path::new("")).to_owned();
-        files.push((memory, saved.memory.contents));
-        below = saved.memory.parent;
-    }
-    files.reverse();
-    Ok(files)
+    Ok(Chain::of(saved, path)?.files)
 }
 
-/// The snapshot that `parent` names: where it was, or beside the diff in `folder`.
-fn find(parent: &Parent, folder: &Path) -> Result<(Saved, PathBuf), LoadError> {
+/// A snapshot and all that it lies over, the lowest first.
+struct Chain {
+    files: Vec<(PathBuf, Contents)>,
+    /// Without the snapshot itself.
+    ancestors: Vec<Parent>,
+}
+
+impl Chain {
+    fn of(saved: &Saved, path: &Path) -> Result<Self, LoadError> {
+        let mut files = vec![(file::memory_path(saved.id, path)?, saved.memory.contents.clone())];
+        let (mut seen, mut ancestors) = (HashSet::from([saved.id.0]), Vec::new());
+        let mut below = saved.memory.parent.clone();
+        // Moved together, they lie together.
+        let mut folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        while let Some(parent) = below {
+            if !seen.insert(parent.id) {
+                return Err(LoadError::Loop { path: parent.state_path });
+            }
+            if files.len() == CHAIN_MAX {
+                return Err(LoadError::Deep);
+            }
+            let (saved, found) = find(&parent, &folder)?;
+            folder = found.memory_path.parent().unwrap_or(Path::new("")).to_owned();
+            files.push((file::memory_path(saved.id, &found.memory_path)?, saved.memory.contents));
+            ancestors.push(found);
+            below = saved.memory.parent;
+        }
+        files.reverse();
+        ancestors.reverse();
+        Ok(Self { files, ancestors })
+    }
+}
+
+/// The snapshot that `parent` names, and where it is: where it was, or beside the diff in `folder`.
+fn find(parent: &Parent, folder: &Path) -> Result<(Saved, Parent), LoadError> {
     let id = SnapshotId(parent.id);
-    let beside = |path: &Path| path.file_name().map(|name| folder.join(name));
+    if parent.memory_path.as_os_str().is_empty() {
+        return Err(LoadError::NoParentMemory { id: id.to_string() });
+    }
+    let beside = |path: &Path| path.file_name().map(|name| absolute(&folder.join(name)));
     let places = [
         Some((parent.state_path.clone(), parent.memory_path.clone())),
         beside(&parent.state_path).zip(beside(&parent.memory_path)),
     ];
-    for (state, memory) in places.into_iter().flatten() {
+    for (state_path, memory_path) in places.into_iter().flatten() {
         // What is at the place may be another snapshot by now.
-        if let Ok(file) = file::read(&state)
+        if let Ok(file) = file::read(&state_path)
             && file.header().id == id
         {
-            return Ok((Saved::decode(&file)?, file::memory_path(id, &memory)?));
+            return Ok((Saved::decode(&file)?, Parent { id: parent.id, state_path, memory_path }));
         }
     }
     Err(LoadError::NoParent { id: id.to_string(), path: parent.state_path.clone() })
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

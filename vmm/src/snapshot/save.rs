@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   take   ── vCPUs, platform, devices ──▶ Taken            the VM may go on, but for its memory
+//!   changes ── take ──▶ what a diff holds
 //!   write  ── memory ──▶ memory file, aside ── state file, aside ── place ──▶ both where they belong
 //! ```
 //!
@@ -12,6 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use api::types::{SnapshotCreate, VmConfig};
 use memory::capture::{BeginError, CaptureError};
+use memory::dirty::TrackError;
 use memory::image::{Contents, WriteError};
 use memory::{GuestRam, RamRange};
 use rustix::process::{Resource, getrlimit};
@@ -35,6 +37,9 @@ pub enum SaveError {
     /// One of the files cannot be written.
     #[error(transparent)]
     File(#[from] AsideError),
+    /// What was written cannot be told.
+    #[error("the pages that were written cannot be had")]
+    Changes(#[from] TrackError),
     /// The memory file.
     #[error("the memory file cannot be written")]
     Memory(#[from] WriteError),

@@ -25,6 +25,7 @@ use crate::error::chain;
 use crate::machine::memory::live::Capturable;
 use crate::machine::message::{Message, Notifier};
 use crate::machine::state::VmState;
+use crate::snapshot::lineage::Lineage;
 use crate::snapshot::save::{self, Files, SaveError, Taken};
 use crate::snapshot::saved::Parent;
 
@@ -118,7 +119,7 @@ impl Driver {
         let reply = match saved {
             Ok(lineage) => {
                 tracing::info!(state = %lineage.state_path.display(), "the microVM is saved, and ran meanwhile");
-                self.lineage = Some(lineage);
+                self.lineage = Some(Lineage::over(Vec::new(), lineage));
                 Ok(Reply::Empty)
             }
             Err(error) => Err(Fault::bad_request(chain(&RequestError::from(error)))),

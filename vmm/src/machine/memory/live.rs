@@ -5,6 +5,7 @@
 //! | served by an engine | that engine | is read from another reader of its source |
 //! | nobody serves it | an engine for the time being | is zero, or what its memfd has |
 //! | another process serves it | nobody can | |
+//! | its writes are followed | nobody can: the kernel notes them, and tells nobody | |
 
 use std::sync::Arc;
 
@@ -22,6 +23,11 @@ pub enum LiveError {
         "memory that another process serves cannot be saved while the guest runs: pause the microVM first"
     )]
     Handed,
+    /// The kernel notes its writes, and tells nobody of them.
+    #[error(
+        "the memory of a microVM that tracks dirty pages cannot be saved while the guest runs: pause the microVM first"
+    )]
+    Tracked,
     /// It cannot have an engine.
     #[error(transparent)]
     Present(#[from] PresentError),
@@ -68,6 +74,9 @@ impl Memory {
     pub fn capturable(&self) -> Result<Capturable, LiveError> {
         if self.handed.is_some() {
             return Err(LiveError::Handed);
+        }
+        if self.changes.follows_writes() {
+            return Err(LiveError::Tracked);
         }
         if let Some(engine) = &self.engine {
             let missing = self.again.as_ref().map(|again| again());

@@ -70,16 +70,25 @@ impl Handed {
     /// Hands the faults of all of `ram`, none of which has been touched, to the handler that listens at `socket`.
     /// `notifier` is told when the handler is gone.
     ///
+    /// With `tracks_writes` the kernel notes who writes, which no handler sees: nobody is ever told of a write, and pages
+    /// come by the same verbs. Those that are not placed with `UFFDIO_COPY_MODE_WP` count as written once.
+    ///
     /// # Errors
     ///
     /// [`HandOverError`]; nothing is registered then.
-    pub fn connect(ram: GuestRam, socket: &Path, notifier: Notifier) -> Result<Self, HandOverError> {
+    pub fn connect(
+        ram: GuestRam,
+        socket: &Path,
+        tracks_writes: bool,
+        notifier: Notifier,
+    ) -> Result<Self, HandOverError> {
         // What else there is changes what handlers see, so only what they expect is asked for.
-        let uffd = uffd::open(Features::NONE.with(Feature::EVENT_REMOVE))?;
+        let tracking = if tracks_writes { uffd::WRITE_TRACKING } else { Features::NONE };
+        let uffd = uffd::open(tracking.with(Feature::EVENT_REMOVE))?;
         let removals = Arc::new(Removals::of(&ram));
         let weak = Arc::downgrade(&removals);
         ram.watch_discards(weak as Weak<_>)?;
-        let modes = Modes { missing: true, write_protect: false, minor: false };
+        let modes = Modes { missing: true, write_protect: tracks_writes, minor: false };
         let registered = Arc::new(Registered::new(uffd, ram, modes)?);
         let stream = hand_over::connect(socket, HAND_OVER_TIMEOUT)?;
         hand_over::send(&stream, &registered)?;
