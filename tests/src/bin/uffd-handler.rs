@@ -1,7 +1,7 @@
 //! A page-fault handler as they are written for Firecracker ([`tests::page_handler`]), as a process of its own.
 //! What it did goes to standard error at its end.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
@@ -42,5 +42,9 @@ fn main() -> ExitCode {
 
 fn run(socket: &str, memory: &str, mode: Mode) -> io::Result<Served> {
     let memory = File::open(memory)?;
-    page_handler::serve(&UnixListener::bind(socket)?, &memory, mode)
+    // Whoever sees the socket is to be able to connect: between being bound and being listened at it refuses.
+    let aside = format!("{socket}.aside");
+    let listener = UnixListener::bind(&aside)?;
+    fs::rename(&aside, socket)?;
+    page_handler::serve(&listener, &memory, mode)
 }
