@@ -75,7 +75,7 @@ impl Stage {
     }
 
     fn connect(&self, name: &str) -> Result<Handed, HandOverError> {
-        Handed::connect(self.ram.clone(), &self.path(name), self.notifier.clone())
+        Handed::connect(self.ram.clone(), &self.path(name), false, self.notifier.clone())
     }
 
     /// Reads the first byte of a page on a thread of its own.

@@ -34,7 +34,7 @@ fn a_queue_that_is_full_is_not_waited_for_without_end() {
     listen(&listener, 0).unwrap();
     let _first = stage.connect("socket").unwrap();
     let other = Stage::new(ANONYMOUS);
-    let error = Handed::connect(other.ram.clone(), &stage.path("socket"), other.notifier.clone());
+    let error = Handed::connect(other.ram.clone(), &stage.path("socket"), false, other.notifier.clone());
     let error = error.unwrap_err();
     assert!(matches!(error, HandOverError::NotAccepted), "{error}");
 }
