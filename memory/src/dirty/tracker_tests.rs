@@ -12,7 +12,8 @@ use crate::ram::{Backing, GuestRam, RamRange};
 use crate::uffd::TrackWrites;
 use crate::uffd::tests::swap::{Swap, page_out};
 
-const PAGES: u64 = 1024;
+/// Less than a huge page: where the host gives those unasked, whole ones are given.
+const PAGES: u64 = 256;
 const NONE: [u64; 0] = [];
 /// Soft-dirty bits are cleared for all tests of a process at once.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -71,12 +72,12 @@ fn what_was_written_since_it_was_made_and_then_since_it_was_saved_is_given() {
             let mut tracker = Tracker::start(&ram, way, false).unwrap();
             assert!(tracker.follows_writes());
             read(&ram, &[1, 2, 3]);
-            write(&ram, &[3, 500]);
-            assert_eq!(taken(&mut tracker), [3, 500], "{way:?}");
+            write(&ram, &[3, 200]);
+            assert_eq!(taken(&mut tracker), [3, 200], "{way:?}");
             tracker.saved();
             read(&ram, &[3, 4]);
-            write(&ram, &[500, 501]);
-            assert_eq!(taken(&mut tracker), [500, 501], "{way:?}");
+            write(&ram, &[200, 201]);
+            assert_eq!(taken(&mut tracker), [200, 201], "{way:?}");
             tracker.saved();
             assert_eq!(taken(&mut tracker), NONE, "{way:?}");
         }
@@ -105,15 +106,15 @@ fn without_means_all_that_the_host_has_is_given_and_what_was_thrown_away() {
     for ram in [&anonymous, &file] {
         let mut tracker = Tracker::resident(ram).unwrap();
         assert!(!tracker.follows_writes());
-        write(ram, &[3, 500]);
+        write(ram, &[3, 200]);
         for _ in 0..2 {
-            assert_eq!(taken(&mut tracker), [3, 500], "{:?}", ram.backing());
+            assert_eq!(taken(&mut tracker), [3, 200], "{:?}", ram.backing());
             tracker.saved();
         }
     }
     let mut tracker = Tracker::resident(&anonymous).unwrap();
-    anonymous.discard(PageRange { start: PageIndex(500), count: 2 }).unwrap();
-    assert_eq!(taken(&mut tracker), [3, 500, 501]);
+    anonymous.discard(PageRange { start: PageIndex(200), count: 2 }).unwrap();
+    assert_eq!(taken(&mut tracker), [3, 200, 201]);
     tracker.saved();
     assert_eq!(taken(&mut tracker), [3]);
 }
