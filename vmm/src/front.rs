@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use crate::machine::message::Notifier;
 use crate::process::{self, EXIT_GENERIC};
 use crate::service::DriverService;
+use crate::signals;
 
 /// How long an end that was asked for may take. Each of its steps has a shorter limit of its own; this is for a driver
 /// that is stuck itself.
@@ -54,8 +55,9 @@ impl Front {
         let (ready, is_ready) = sync_channel(1);
         let notifier = notifier.clone();
         let thread = thread::Builder::new().name("api".to_owned()).spawn(move || {
+            let unblocked = signals::unblock_ends();
             runtime.block_on(async move {
-                let watched = watch_signals(&notifier);
+                let watched = unblocked.and_then(|()| watch_signals(&notifier));
                 let is_watched = watched.is_ok();
                 // Whoever started this thread waits for the answer.
                 let _ = ready.send(watched);

@@ -130,7 +130,11 @@ pub(crate) fn standard_output() -> io::Result<Box<dyn Write + Send>> {
 }
 
 /// Handlers that are there before any thread is.
+///
+/// Signals that ask for an end are for the API's thread alone, which unblocks them: the kernel gives one to any thread that
+/// takes it, also to one that waits for a page of guest memory and cannot take it after all.
 pub(crate) fn install_handlers() -> io::Result<()> {
+    signals::block_ends()?;
     signals::install_fatal_handlers()?;
     Ok(vcpu::install_kick_handler()?)
 }

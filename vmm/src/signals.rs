@@ -18,6 +18,8 @@ use std::mem;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering, compiler_fence};
 
+use vmm_sys_util::signal::{self, block_signal, unblock_signal};
+
 use crate::terminal;
 
 /// Signals that end the process at once, and the exit code of each. `SIGABRT` is how a panic ends a release build.
@@ -32,10 +34,31 @@ const FATAL: [(libc::c_int, i32, &str); 8] = [
     (libc::SIGQUIT, 1, "faultless: ended by SIGQUIT\n"),
 ];
 
+/// Signals that ask for an end.
+const ENDS: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+
 /// `BUS_ADRERR`: nothing is there. What a kernel says of a poisoned page that knows no memory errors.
 const BUS_ADRERR: libc::c_int = 2;
 /// `BUS_MCEERR_AR`: a memory error that must be acted on.
 const BUS_MCEERR_AR: libc::c_int = 4;
+
+/// Keeps signals that ask for an end from this thread, and from those that it starts.
+pub(crate) fn block_ends() -> io::Result<()> {
+    ENDS.into_iter().try_for_each(|end| block_signal(end).or_else(is_so_already))
+}
+
+/// Lets this thread take them.
+pub(crate) fn unblock_ends() -> io::Result<()> {
+    ENDS.into_iter().try_for_each(|end| unblock_signal(end).or_else(is_so_already))
+}
+
+/// To block what is blocked is no error here.
+fn is_so_already(error: signal::Error) -> io::Result<()> {
+    match error {
+        signal::Error::SignalAlreadyBlocked(_) => Ok(()),
+        other => Err(io::Error::other(format!("signals cannot be blocked: {other:?}"))),
+    }
+}
 
 /// What a signal told of memory that could not be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,12 +5,12 @@
 //! |---|---|
 //! | `ending` | how a machine comes to its end |
 //! | `failure` | what is done when a guest cannot go on |
-//! | `live` | saving while the guest runs |
-//! | `snapshots` | saving to files, and going on from files |
+//! | `saving` | saving to files |
+//! | `snapshots` | going on from files |
 
 mod ending;
 mod failure;
-mod live;
+mod saving;
 mod snapshots;
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -97,8 +97,8 @@ pub struct Driver {
     memory: MemoryPlan,
     /// What a diff of the VM would be over: the snapshot that it was saved to, or loaded from, last.
     lineage: Option<Lineage>,
-    /// The snapshot that is being written while the guest runs.
-    saving: Option<live::Saving>,
+    /// The snapshot that is being written.
+    saving: Option<saving::Saving>,
     /// Whether a restore has failed, after which there is nothing more to do.
     is_spent: bool,
     /// Whether a VM that has failed stays, for those who ask what has become of it.
@@ -228,8 +228,8 @@ impl Driver {
             match self.inbox.recv_timeout(flush_at.saturating_duration_since(Instant::now())) {
                 Ok(Message::Request(request, answer)) => {
                     let request = match *request {
-                        Request::CreateSnapshot(create) if create.live => {
-                            self.save_live(create, answer);
+                        Request::CreateSnapshot(create) => {
+                            self.save(create, answer);
                             continue;
                         }
                         other => other,
@@ -278,7 +278,6 @@ impl Driver {
             Request::GetPrometheus => Reply::Prometheus(self.metrics.prometheus()),
             Request::PutAction(action) => self.act(action)?,
             Request::PatchVm(state) => self.set_running(state == RequestedState::Resumed)?,
-            Request::CreateSnapshot(create) => self.create_snapshot(&create)?,
             Request::PutSnapshotHandler(handler) => self.replace_handler(&handler)?,
             Request::LoadSnapshot(load) => self.load_snapshot(&load)?,
             Request::PatchDrive(patch) => {
@@ -345,7 +344,10 @@ impl Driver {
     fn set_running(&mut self, running: bool) -> Result<Reply, RequestError> {
         match (&self.state, running) {
             (VmState::Running, false) => self.vm_mut().pause()?,
-            (VmState::Paused, true) => self.vm_mut().resume()?,
+            (VmState::Paused, true) => {
+                self.refuse_while_still()?;
+                self.vm_mut().resume()?;
+            }
             // As asked for already, or never admitted.
             _ => {}
         }

@@ -25,6 +25,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread;
 use std::time::Duration;
 
 use api::types::HugePages;
@@ -41,6 +43,9 @@ use vm_memory::{Address, GuestAddress};
 use super::message::Notifier;
 use handler::{HandOverError, Handed};
 use watch::Watch;
+
+/// How long a page that is needed at once may take to come: longer than an engine tries to have it.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long is waited for an engine's word on a page that a vCPU has met as a memory error already.
 const WORD_TIMEOUT: Duration = Duration::from_millis(500);
@@ -121,6 +126,12 @@ pub enum MemoryError {
     /// A page that a restored guest is changed in cannot be had.
     #[error(transparent)]
     Lost(#[from] CopyError),
+    /// A page does not come.
+    #[error(
+        "a page that is needed at once has not come for {} s: does whoever serves the memory hang?",
+        PAGE_TIMEOUT.as_secs()
+    )]
+    Late,
     /// It was given to a start that failed.
     #[error("the guest's memory went to a start that failed: start it in another process")]
     Spent,
@@ -225,18 +236,29 @@ impl Memory {
     }
 
     /// Waits for the pages at these addresses, which this process touches next: touching one that cannot be had would
-    /// end it before anybody is told.
+    /// end it before anybody is told, and one that does not come would be waited for without end.
     ///
     /// # Errors
     ///
-    /// [`MemoryError::Lost`].
+    /// [`MemoryError::Lost`], or [`MemoryError::Late`].
     pub fn have(&self, addresses: &[GuestAddress]) -> Result<(), MemoryError> {
-        let mut bytes = vec![0; usize::try_from(PageIndex(1).offset()).expect("a page fits")];
-        let pages = addresses.iter().filter_map(|address| page_at(&self.ram, *address));
-        for page in pages {
-            self.ram.copy_out(&[page.alone()], &mut bytes)?;
+        let pages: Vec<_> = addresses
+            .iter()
+            .filter_map(|address| page_at(&self.ram, *address))
+            .map(PageIndex::alone)
+            .collect();
+        let (ram, (sender, answer)) = (self.ram.clone(), sync_channel(1));
+        // A thread of its own, which stays where the page does not come, and goes with the process.
+        thread::Builder::new().name("memory-wait".to_owned()).spawn(move || {
+            let mut bytes = vec![0; usize::try_from(PageIndex(1).offset()).expect("a page fits")];
+            let had = pages.iter().try_for_each(|page| ram.copy_out(&[*page], &mut bytes));
+            // Nobody waits for it any more where it came too late.
+            let _ = sender.send(had);
+        })?;
+        match answer.recv_timeout(PAGE_TIMEOUT) {
+            Ok(had) => Ok(had?),
+            Err(_) => Err(MemoryError::Late),
         }
-        Ok(())
     }
 
     /// The RAM.

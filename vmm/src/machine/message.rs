@@ -46,10 +46,20 @@ pub enum Message {
     Request(Box<Request>, oneshot::Sender<Result<Reply, Fault>>),
     /// Something the guest did.
     Guest(GuestEvent),
-    /// A snapshot was written while the guest ran, or was not.
+    /// A snapshot was written, or was not.
     Saved(Box<Result<Parent, SaveError>>),
     /// The user wants the process to end: a signal, or the console's escape.
     Quit,
+}
+
+impl Message {
+    /// What came of a snapshot, where it is that.
+    pub(super) fn into_saved(self) -> Option<Result<Parent, SaveError>> {
+        match self {
+            Self::Saved(saved) => Some(*saved),
+            Self::Request(..) | Self::Guest(_) | Self::Quit => None,
+        }
+    }
 }
 
 /// The way to the driver, for threads that have something to tell.

@@ -96,15 +96,15 @@ fn furnish(
     let Bare { vm, vcpus, extent, host } = bare;
     let made = || {
         vm::map_ram(&vm, memory.ram())?;
-        for (vcpu, state) in vcpus.iter().zip(&saved.vcpus) {
-            state.restore(vcpu, &extent)?;
-        }
-        saved.platform.restore(&vm, clock)?;
         // The guest is told there that it is a clone.
         let told = saved.devices.generation.place;
         memory
             .have(&[GuestAddress(told.id), GuestAddress(told.clock)])
             .map_err(BuildError::RestoredMemory)?;
+        for (vcpu, state) in vcpus.iter().zip(&saved.vcpus) {
+            state.restore(vcpu, &extent)?;
+        }
+        saved.platform.restore(&vm, clock)?;
         let devices = Devices::attach(&vm, memory.ram(), resources, options, notifier, Some(&saved.devices))?;
         Ok(devices)
     };

@@ -12,7 +12,8 @@ impl Vm {
     ///
     /// [`SaveError`] of the first part that gives no state.
     pub fn take(&mut self, resources: &Resources) -> Result<Taken, SaveError> {
-        // vCPUs first: a pending interrupt is then still in the controllers, where it is read after them.
+        // What is pending on its way from a device to the controllers may be in neither: devices raise it again when they
+        // are restored.
         let vcpus = self.vcpus.save(&self.extent).map_err(VmError::from)?;
         Ok(Taken {
             config: resources.to_config(),

@@ -56,8 +56,14 @@ pub enum SaveError {
     #[error("a live snapshot is a full one: leave `snapshot_type` out, or pause the microVM first")]
     LiveDiff,
     /// There is one already.
-    #[error("a live snapshot is being written: wait for its answer")]
+    #[error("a snapshot is being written: wait for its answer")]
     Busy,
+    /// The guest stands still until it is saved.
+    #[error("the microVM is being saved, and goes on when that is done: wait for its answer")]
+    Still,
+    /// The thread that saved it panicked.
+    #[error("writing the snapshot has failed for a reason of its own: this is a bug, so please report it")]
+    Panicked,
     /// There is no thread for it.
     #[error("cannot start a thread that saves the microVM")]
     Thread(#[source] std::io::Error),

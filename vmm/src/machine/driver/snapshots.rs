@@ -1,25 +1,19 @@
-//! Saving a machine to files, and going on from files.
+//! Going on from files.
 //!
 //! A diff is over what the machine was last saved to or loaded from. Of a machine that never was, or where it
 //! [cannot be](crate::snapshot::lineage), the whole is saved in its place: it loads as well, and no base is needed.
 
-use std::fs::File;
-
 use api::Reply;
-use api::types::{SnapshotCreate, SnapshotHandler, SnapshotLoad, SnapshotType};
-use memory::image::{self, Contents, Selection, WriteOptions};
+use api::types::{SnapshotHandler, SnapshotLoad};
 
 use super::{Driver, RequestError};
 use crate::arch::host::state::ClockPolicy;
 use crate::machine::build::BuildError;
 use crate::machine::devices::DeviceError;
-use crate::machine::memory::Memory;
 use crate::machine::resources::{ConfigureError, Resources};
 use crate::machine::restore;
 use crate::machine::vm::VmError;
-use crate::snapshot::lineage::Lineage;
 use crate::snapshot::load::{LoadError, Loaded};
-use crate::snapshot::save::{self, Files, SaveError};
 
 /// Why a machine cannot go on from files. Nothing of it is left in the process then, which ends.
 #[derive(Debug, thiserror::Error)]
@@ -36,33 +30,6 @@ pub enum RestoreError {
 }
 
 impl Driver {
-    /// Saves the VM, which stands still.
-    pub(super) fn create_snapshot(&mut self, create: &SnapshotCreate) -> Result<Reply, RequestError> {
-        create.validate().map_err(RequestError::Snapshot)?;
-        self.refuse_while_saving()?;
-        self.save(create)?;
-        Ok(Reply::Empty)
-    }
-
-    fn save(&mut self, create: &SnapshotCreate) -> Result<(), SaveError> {
-        let wants_diff = create.snapshot_type == SnapshotType::Diff;
-        let base = self.lineage.as_ref().filter(|_| wants_diff).and_then(|lineage| lineage.base_of(create));
-        let (parent, ancestors) = base.unzip();
-        let files = Files::begin(create)?;
-        let vm = self.vm.as_mut().expect("a state after the start has a VM");
-        let taken = vm.take(&self.resources)?;
-        files.check_limit(vm.memory.ram().size_bytes())?;
-        // After all that may have written to the memory. What is taken stays until it is saved.
-        vm.memory.changes.take()?;
-        let contents = write_memory(&vm.memory, files.memory(), parent.is_some())?;
-        let ranges = save::ranges(vm.memory.ram());
-        let saved = files.finish(taken, &self.instance_id, &ranges, contents, parent)?;
-        vm.memory.changes.saved();
-        tracing::info!(state = %saved.state_path.display(), is_diff = ancestors.is_some(), "the microVM is saved");
-        self.lineage = Some(Lineage::over(ancestors.unwrap_or_default(), saved));
-        Ok(())
-    }
-
     /// Has another process serve the memory, in place of the one that did.
     pub(super) fn replace_handler(&mut self, handler: &SnapshotHandler) -> Result<Reply, RequestError> {
         handler.validate().map_err(RequestError::Snapshot)?;
@@ -116,15 +83,4 @@ impl Driver {
         tracing::info!(state = load.snapshot_path, "the microVM is restored");
         Ok(())
     }
-}
-
-/// Writes all of the memory, or what has changed of it.
-fn write_memory(memory: &Memory, file: &File, is_diff: bool) -> Result<Contents, SaveError> {
-    let options = WriteOptions::default();
-    if !is_diff {
-        let all = Selection::Full { unserved: memory.is_unserved() };
-        return Ok(image::write(memory.ram(), all, file, &options)?);
-    }
-    let changed = memory.changes.changed()?;
-    Ok(image::write(memory.ram(), Selection::Pages(&changed), file, &options)?)
 }
