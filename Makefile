@@ -3,10 +3,10 @@
 
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 KERNELS := guest-6.1 guest-6.12 host-6.1 host-6.12
-BENCHES := vmm fault
+BENCHES := vmm fault snapshot
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test bench bench-vmm bench-fault release stress lint setup kernels
+.PHONY: help demo test bench bench-vmm bench-fault bench-snapshot release stress lint setup kernels
 
 help:
 	@echo 'make demo    build, boot a Debian kernel over the REST API, show its console and how long each step took'
@@ -26,12 +26,15 @@ test: setup kernels
 	cargo nextest run --workspace
 	cargo test --workspace --doc --quiet
 
-# Only what is measured is linked as a release is, which takes minutes. BENCHES=vmm or fault for one of them;
+# Only what is measured is linked as a release is, which takes minutes. BENCHES=vmm, fault or snapshot for one of them;
 # BENCH_ARGS=--quick, --json, or names of its parts.
 bench: $(addprefix bench-,$(BENCHES))
 
 bench-vmm: release
 	CARGO_PROFILE_BENCH_LTO=off CARGO_PROFILE_BENCH_CODEGEN_UNITS=16 cargo bench -p tests --bench vmm -- $(BENCH_ARGS)
+
+bench-snapshot: release
+	CARGO_PROFILE_BENCH_LTO=off CARGO_PROFILE_BENCH_CODEGEN_UNITS=16 cargo bench -p tests --bench snapshot -- $(BENCH_ARGS)
 
 # Linked as a release is, since the engine is in it.
 bench-fault: release

@@ -249,6 +249,11 @@ impl Vmm {
         self.console.printed()
     }
 
+    /// When the console began to print: the moment in which its first byte was read.
+    pub fn first_output(&self) -> Option<Instant> {
+        self.console.began()
+    }
+
     /// Kills the process, as a crash would.
     pub fn kill(&mut self) {
         self.child.kill().expect("a child can be killed");

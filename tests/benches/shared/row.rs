@@ -2,7 +2,8 @@
 
 use crate::samples::Samples;
 
-/// What a sample counts.
+/// What a sample counts. A bench has some of these.
+#[allow(dead_code, reason = "each bench is compiled alone")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
     Microseconds,
@@ -10,6 +11,7 @@ pub(crate) enum Unit {
     MibPerSecond,
     ThousandPagesPerSecond,
     Kibibytes,
+    Mebibytes,
 }
 
 impl Unit {
@@ -20,13 +22,14 @@ impl Unit {
             Self::MibPerSecond => "MiB/s",
             Self::ThousandPagesPerSecond => "k pages/s",
             Self::Kibibytes => "KiB",
+            Self::Mebibytes => "MiB",
         }
     }
 
     /// Digits after the point.
     pub(crate) fn digits(self) -> usize {
         match self {
-            Self::Microseconds | Self::Milliseconds => 2,
+            Self::Microseconds | Self::Milliseconds | Self::Mebibytes => 2,
             Self::ThousandPagesPerSecond | Self::Kibibytes => 1,
             Self::MibPerSecond => 0,
         }
@@ -34,11 +37,12 @@ impl Unit {
 }
 
 /// What the two are held against each other by.
+#[allow(dead_code, reason = "each bench is compiled alone")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ratio {
-    /// The engine's figure, in multiples of the one beside it.
+    /// The figure, in multiples of the one beside it.
     Of,
-    /// The one beside it, in multiples of the engine's: how many times faster the engine is, where figures are times.
+    /// The one beside it, in multiples of the figure: how many times faster this is, where figures are times.
     TimesFaster,
 }
 
@@ -58,7 +62,7 @@ impl Promise {
     }
 }
 
-/// What stands beside the engine, and the ratios of the two, each of one round.
+/// What stands beside a figure, and the ratios of the two, each of one round.
 #[derive(Clone, Debug)]
 pub(crate) struct Beside {
     pub(crate) name: &'static str,
@@ -95,17 +99,17 @@ impl Row {
     pub(crate) fn beside(
         name: impl Into<String>,
         unit: Unit,
-        engine: Vec<f64>,
+        figure: Vec<f64>,
         (beside_name, beside): (&'static str, Vec<f64>),
         ratio: Ratio,
     ) -> Self {
-        let ratios = engine.iter().zip(&beside).map(|(engine, beside)| match ratio {
-            Ratio::Of => engine / beside,
-            Ratio::TimesFaster => beside / engine,
+        let ratios = figure.iter().zip(&beside).map(|(figure, beside)| match ratio {
+            Ratio::Of => figure / beside,
+            Ratio::TimesFaster => beside / figure,
         });
         let ratios = Samples::new(ratios.collect());
         let beside = Beside { name: beside_name, samples: Samples::new(beside), ratios };
-        let figures = Figures { unit, samples: Samples::new(engine), beside: Some(beside), promise: None };
+        let figures = Figures { unit, samples: Samples::new(figure), beside: Some(beside), promise: None };
         Self { name: name.into(), figures: Ok(figures) }
     }
 

@@ -23,6 +23,8 @@ struct Shared {
 #[derive(Default)]
 struct Output {
     bytes: Vec<u8>,
+    /// When the first of them came.
+    began: Option<Instant>,
     closed: bool,
 }
 
@@ -66,8 +68,25 @@ impl Console {
         typed.expect("the process reads its stdin");
     }
 
+    /// When the first byte was printed.
+    pub(super) fn began(&self) -> Option<Instant> {
+        self.shared.lock().began
+    }
+
     pub(super) fn printed(&self) -> String {
         String::from_utf8_lossy(&self.shared.lock().bytes).into_owned()
+    }
+}
+
+impl Output {
+    fn add(&mut self, bytes: &[u8], now: Instant) {
+        if !bytes.is_empty() {
+            self.began.get_or_insert(now);
+        }
+        if self.bytes.len() + bytes.len() <= PRINTED_BYTES_MAX {
+            self.bytes.extend_from_slice(bytes);
+        }
+        self.closed |= bytes.is_empty();
     }
 }
 
@@ -76,11 +95,9 @@ fn read_all(mut output: impl Read, shared: &Shared) {
     loop {
         // A terminal that nobody holds open any more answers EIO.
         let count = output.read(&mut buffer).unwrap_or(0);
+        let now = Instant::now();
         let mut printed = shared.lock();
-        if printed.bytes.len() + count <= PRINTED_BYTES_MAX {
-            printed.bytes.extend_from_slice(&buffer[..count]);
-        }
-        printed.closed |= count == 0;
+        printed.add(&buffer[..count], now);
         shared.changed.notify_all();
         if printed.closed {
             return;
