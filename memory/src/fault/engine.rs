@@ -132,6 +132,13 @@ impl FaultEngine {
         }
     }
 
+    /// Begins to fill what is missing, where [`FillOptions::everything`] is wanted and was to wait for this.
+    pub fn fill(&self) {
+        if let Some(filler) = &self.filler {
+            filler.queue.begin_rest();
+        }
+    }
+
     /// Protects all memory against writes; `observer` is asked before one lands. When this returns, no write has landed
     /// that it was not asked about.
     ///

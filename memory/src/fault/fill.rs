@@ -66,6 +66,9 @@ pub struct FillOptions {
     pub everything: bool,
     /// How fast that goes at most, in MiB a second; as fast as it can where there is none.
     pub rate_mib_s: Option<NonZeroU32>,
+    /// Whether that waits for [`FaultEngine::fill`](super::FaultEngine::fill): what a guest needs to begin with is not
+    /// held up by what it does not want yet.
+    pub waits: bool,
 }
 
 /// The thread's end.

@@ -180,7 +180,11 @@ fn options(chance: &mut Sequence) -> Options {
     Options {
         limits,
         around: pick(chance, &[AroundPolicy::Off, adaptive, AroundPolicy::default()]),
-        fill: FillOptions { everything: chance.happens(50), rate_mib_s: pick(chance, &[None, rate]) },
+        fill: FillOptions {
+            everything: chance.happens(50),
+            rate_mib_s: pick(chance, &[None, rate]),
+            waits: false,
+        },
         locality: pick(chance, &[Locality::default(), Locality::Anywhere, Locality::Follow { spin }]),
         write_protect: true,
         track_writes: false,

@@ -229,6 +229,13 @@ impl Memory {
         }
     }
 
+    /// What is missing may be filled in the background.
+    pub fn fill(&self) {
+        if let Some(engine) = &self.engine {
+            engine.fill();
+        }
+    }
+
     /// Whether all of it is there, or the kernel's to give: what it has no page of is zero.
     #[must_use]
     pub fn is_unserved(&self) -> bool {

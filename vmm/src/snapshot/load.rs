@@ -197,6 +197,8 @@ impl Loaded {
         let (source, reader) = (stack.reader(), stack.reader());
         let rate_mib_s = lazy.fill_mib_s.map(|rate| u32::try_from(rate).unwrap_or(u32::MAX));
         let fill = FillOptions {
+            // Until the guest runs: the host's processors and the lock of its mappings are wanted for that.
+            waits: true,
             everything: rate_mib_s != Some(0),
             rate_mib_s: rate_mib_s.and_then(NonZeroU32::new),
         };

@@ -49,6 +49,8 @@ struct Inner {
     everything: bool,
     /// Whether the rest is filled at all.
     goes_on: bool,
+    /// Whether the rest is left until somebody says so.
+    waits: bool,
     takes_urgent: bool,
     is_stopped: bool,
     /// Whether the filler is at its end.
@@ -64,8 +66,9 @@ impl FillQueue {
             urgent: VecDeque::new(),
             ahead: VecDeque::new(),
             current: None,
-            everything: options.everything,
+            everything: options.everything && !options.waits,
             goes_on: options.everything,
+            waits: options.waits,
             takes_urgent: moves,
             is_stopped: false,
             is_closed: false,
@@ -114,8 +117,14 @@ impl FillQueue {
     /// Pages that were on their way are missing again.
     pub(crate) fn look_again(&self) {
         let mut inner = self.lock();
-        inner.everything = inner.goes_on;
+        inner.everything = inner.goes_on && !inner.waits;
         self.changed.notify_one();
+    }
+
+    /// The rest is to be filled, if it is at all.
+    pub(crate) fn begin_rest(&self) {
+        self.lock().waits = false;
+        self.look_again();
     }
 
     /// Whether `chunk` was taken over and is not done.

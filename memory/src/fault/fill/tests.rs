@@ -32,7 +32,7 @@ fn filled(populate: Populate) -> (GuestRam, u64) {
     let memory = ServedMemory::new(ram.clone(), false).unwrap();
     let (registered, map) = (Arc::clone(&memory.registered), Arc::clone(&memory.map));
     let shared = Arc::new(Shared::new(registered, map, Arc::clone(&memory.gate), "none", false).unwrap());
-    let options = FillOptions { everything: true, rate_mib_s: None };
+    let options = FillOptions { everything: true, ..FillOptions::default() };
     let queue = Arc::new(FillQueue::new(&shared, options, kernel_has(Feature::MOVE)));
     let reader = Box::new(PatternReader { pattern: |_| Some(7), pages: ram.pages().count });
     let filler = Filler::with(Arc::clone(&shared), queue, reader, options, populate).unwrap();
@@ -75,13 +75,34 @@ fn every_byte_is_right_however_huge_pages_are_had() {
 }
 
 #[test]
+fn the_rest_waits_where_it_is_to_and_what_is_asked_for_does_not() {
+    let range = RamRange { gpa: GuestAddress(0), size_bytes: 8 << 20 };
+    let ram = GuestRam::new(&[range], Backing::Anonymous { transparent_huge_pages: false }).unwrap();
+    let memory = ServedMemory::new(ram, false).unwrap();
+    let (registered, map) = (Arc::clone(&memory.registered), Arc::clone(&memory.map));
+    let shared = Shared::new(registered, map, Arc::clone(&memory.gate), "none", false).unwrap();
+    let options = FillOptions { everything: true, waits: true, ..FillOptions::default() };
+    let queue = FillQueue::new(&shared, options, true);
+    let next = || queue.next(&shared, Instant::now(), Some(Duration::ZERO)).unwrap();
+    let chunk = |number: u64| PageIndex(number * 512).containing(PageSize::Huge2M);
+    assert_eq!(next(), Job::Nothing);
+    queue.look_again();
+    assert_eq!(next(), Job::Nothing, "who looks again waits, too");
+    queue.ahead(chunk(3));
+    assert_eq!(next(), Job::Ahead(chunk(3)));
+    assert_eq!(next(), Job::Nothing);
+    queue.begin_rest();
+    assert_eq!(next(), Job::Rest(chunk(0)));
+}
+
+#[test]
 fn the_rest_is_looked_for_from_the_last_fault_on() {
     let range = RamRange { gpa: GuestAddress(0), size_bytes: 8 << 20 };
     let ram = GuestRam::new(&[range], Backing::Anonymous { transparent_huge_pages: false }).unwrap();
     let memory = ServedMemory::new(ram, false).unwrap();
     let (registered, map) = (Arc::clone(&memory.registered), Arc::clone(&memory.map));
     let shared = Shared::new(registered, map, Arc::clone(&memory.gate), "none", false).unwrap();
-    let queue = FillQueue::new(&shared, FillOptions { everything: true, rate_mib_s: None }, true);
+    let queue = FillQueue::new(&shared, FillOptions { everything: true, ..FillOptions::default() }, true);
     let next = || queue.next(&shared, Instant::now(), Some(Duration::ZERO)).unwrap();
     let chunk = |number: u64| PageIndex(number * 512).containing(PageSize::Huge2M);
     queue.fault_at(PageIndex(2 * 512 + 9));

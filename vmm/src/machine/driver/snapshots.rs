@@ -75,6 +75,7 @@ impl Driver {
         if load.resume_vm {
             vm.resume()?;
         }
+        vm.memory.fill();
         vm.register_metrics(&mut self.metrics);
         self.vm = Some(vm);
         self.resources = resources;
