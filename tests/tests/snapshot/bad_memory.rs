@@ -193,6 +193,10 @@ fn a_guest_with_a_page_that_cannot_be_had_is_not_saved() {
             assert_eq!(answer.status, 400);
             assert_eq!(names_in(folder.path()), before);
         }
+        // It has not touched the page, and stands still only to be saved.
+        assert!(vmm.get("/")["failure"].is_null(), "{}", vmm.get("/"));
+        vmm.resume();
+        vmm.type_text(&format!("walk {FILLED_MIB} {SEED}\n"));
         has_failed(&mut vmm, &["not what was saved", ADDRESS]);
         flip(&files, PAGE);
         is_whole(&mut Vmm::restored(&files, "Lazy"));

@@ -117,6 +117,60 @@ fn a_handler_that_dies_is_told_and_replaced() {
 }
 
 #[test]
+fn a_handler_that_dies_is_replaced_while_the_guest_is_saved() {
+    on_kvm_host(|| {
+        let saved = Saved::new();
+        let first = saved.socket("first");
+        let _first = saved.handler(&first, "die-after=200");
+        let mut vmm = Vmm::loaded(&saved.load(&first));
+        vmm.pause();
+        let again = SnapshotFiles::new(saved.folder.path(), "again");
+        let (client, body) = (vmm.client().clone(), again.creation().to_string());
+        let asked = std::thread::spawn(move || client.raw("PUT", "/snapshot/create", Some(body.as_bytes())));
+        let deadline = Instant::now() + WAIT;
+        while vmm.get("/")["handler_failure"].is_null() {
+            assert!(Instant::now() < deadline, "nobody says that the handler is gone: {}", vmm.get("/"));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let refused = vmm.refuse("PATCH", "/vm", &json!({ "state": "Resumed" }));
+        assert!(refused.contains("is being saved"), "{refused}");
+        let second = saved.socket("second");
+        let _second = saved.handler(&second, "good");
+        vmm.grant("PUT", "/snapshot/handler", &json!({ "backend_path": second }));
+        let answer = asked.join().unwrap().unwrap();
+        assert!(answer.is_success(), "{}", answer.fault_message());
+        vmm.resume();
+        is_whole(&mut vmm);
+        quits(&mut vmm);
+        is_whole(&mut Vmm::restored(&again, "Lazy"));
+    });
+}
+
+#[test]
+fn a_machine_whose_handler_is_gone_while_it_is_saved_can_be_ended() {
+    on_kvm_host(|| {
+        let saved = Saved::new();
+        let socket = saved.socket("handler");
+        let _handler = saved.handler(&socket, "die-after=200");
+        let mut vmm = Vmm::loaded(&saved.load(&socket));
+        vmm.pause();
+        let again = SnapshotFiles::new(saved.folder.path(), "again");
+        let (client, body) = (vmm.client().clone(), again.creation().to_string());
+        let asked = std::thread::spawn(move || client.raw("PUT", "/snapshot/create", Some(body.as_bytes())));
+        let deadline = Instant::now() + WAIT;
+        while vmm.get("/")["handler_failure"].is_null() {
+            assert!(Instant::now() < deadline, "nobody says that the handler is gone: {}", vmm.get("/"));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        vmm.signal("TERM");
+        vmm.wait_for_exit();
+        // Refused, or cut off with the process.
+        assert!(!asked.join().unwrap().is_ok_and(|answer| answer.is_success()));
+        assert!(!again.state.exists(), "half a snapshot is in its place");
+    });
+}
+
+#[test]
 fn without_a_handler_nothing_is_loaded_and_clients_know_the_text() {
     on_kvm_host(|| {
         let saved = Saved::new();
