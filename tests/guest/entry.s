@@ -2,8 +2,9 @@
 #
 # A few dozen instructions run in ring 0, and then never again: some KVMs (PVM, which needs no VMX or SVM) emulate
 # ring 0 one instruction at a time, while ring 3 runs on the processor everywhere. The way down is SYSEXIT with REX.W,
-# which such emulators know, where IRET and SYSRET are missing. Ports stay reachable through the TSS's I/O bitmap
-# and not through IOPL, which a hypervisor may ignore. There is no IDT: any exception ends in a triple fault, which
+# which such emulators know, where IRET and SYSRET are missing. Ports stay reachable in two ways: through the TSS's I/O
+# bitmap, since a hypervisor may ignore IOPL, and through IOPL, since QEMU's TCG finds no bitmap in a TSS that is busy
+# (`check_io`), and busy is what KVM says that every TSS is when its vCPU is saved. There is no IDT: any exception ends in a triple fault, which
 # the VMM sees as a shutdown.
 #
 #   start_pvh      32 bits, paging off, ebx = struct hvm_start_info
@@ -19,6 +20,7 @@
 .set CR4_PAE_AND_SSE, 0x620     # PAE, OSFXSR, OSXMMEXCPT
 .set CR0_EM_AND_TS, 0x0c
 .set CR0_PG_AND_MP, 0x80000002
+.set RFLAGS_IOPL_3, 0x3002
 .set PAGE_USER, 0x07            # present, writable, user
 .set PAGE_USER_2M, 0x87
 .set IO_BITMAP, 104             # its offset in the TSS
@@ -78,6 +80,9 @@ go_down:
     mov %ebx, %edi
     mov %ebp, %esi
     xor %ebp, %ebp
+    mov $stack_top, %esp
+    pushq $RFLAGS_IOPL_3
+    popfq
     mov $guest_main, %edx
     mov $stack_top - 8, %ecx    # as a call leaves it: 8 below a multiple of 16
     sysexitq
