@@ -48,6 +48,13 @@ pub fn on_kvm_host<F: FnOnce()>(body: F) {
     run_at(place_for_any_guest(), body);
 }
 
+/// Runs `body` in the lab, wherever this is: for what needs the same machine everywhere. To be the whole of a `#[test]`
+/// function.
+pub fn in_lab<F: FnOnce()>(body: F) {
+    let is_there = std::env::var_os(LAB_VARIABLE).is_some();
+    run_at(if is_there { Place::Own } else { Place::Lab }, body);
+}
+
 /// Where a stock Linux guest boots.
 pub fn place_for_linux() -> Place {
     chosen().unwrap_or_else(|| if can_run_linux() { Place::Own } else { Place::Lab })
