@@ -14,6 +14,8 @@
 //! | `touch MIB [STRIDE]` | reads a word of every STRIDEth page of so much RAM, and says how many TSC cycles that took |
 //! | `touch-write MIB [STRIDE]` | writes one |
 //! | `sample N` | writes N pages spread over all RAM and reads them back |
+//! | `keep N [SEED]` | writes N pages spread over all RAM from 2 MiB up, and zeros over all others |
+//! | `kept N [SEED]` | reads all of it back and compares every word |
 //! | `work MIB [CYCLES]` | writes the last MIB of RAM round and round, checking every word, a page in so many cycles at least, until something is typed |
 //! | `tick` | counts aloud for ever, about fifty times a second |
 //! | `spin` | loops for ever without leaving the guest |
@@ -122,6 +124,8 @@ fn run(word: &[u8], words: &mut impl Words, boot: &BootInfo) {
         b"touch" => ram::touch(boot, words.number(), words.number_or(1), Access::Read),
         b"touch-write" => ram::touch(boot, words.number(), words.number_or(1), Access::Write),
         b"sample" => ram::sample(boot, words.number()),
+        b"keep" => ram::keep(boot, words.number(), words.number_or(0)),
+        b"kept" => ram::kept(boot, words.number(), words.number_or(0)),
         b"work" => work::work(boot, words.number(), words.number_or(0)),
         b"tick" => tick(),
         b"spin" => spin(),

@@ -83,6 +83,32 @@ pub fn sample(boot: &BootInfo, count: u64) {
     );
 }
 
+/// Writes `count` pages that are spread evenly over all RAM, and zeros where others are not zero.
+pub fn keep(boot: &BootInfo, count: u64, seed: u64) {
+    for (page, is_kept) in spread(boot, count) {
+        if is_kept {
+            write_page(page, seed);
+        } else if !is_zero(page) {
+            clear_page(page);
+        }
+    }
+    say!("keep {count} pages");
+}
+
+/// Compares every word of all RAM with what `keep` has left.
+pub fn kept(boot: &BootInfo, count: u64, seed: u64) {
+    let is_right = |(page, is_kept)| if is_kept { page_matches(page, seed) } else { is_zero(page) };
+    let wrong = spread(boot, count).filter(|page| !is_right(*page)).count();
+    say!("kept {count} pages of {}, {wrong} wrong pages", spread(boot, count).count());
+}
+
+/// All pages, and whether each is one of `count` that are spread evenly over them.
+fn spread(boot: &BootInfo, count: u64) -> impl Iterator<Item = (u64, bool)> + '_ {
+    let all = || pages(boot, u64::MAX >> 20);
+    let step = all().count().div_ceil(count.max(1) as usize).max(1);
+    all().enumerate().map(move |(nth, page)| (page, nth % step == 0))
+}
+
 /// Says the 32 bits at an address: what a device wrote, or a register of it.
 pub fn peek(address: u64) {
     assert!(address < IDENTITY_MAPPED, "peek looks below 4 GiB");
@@ -146,4 +172,16 @@ pub fn write_page(page: u64, seed: u64) {
 pub fn page_matches(page: u64, seed: u64) -> bool {
     // SAFETY: as in `write_page`.
     words(page, seed).all(|(address, word)| unsafe { address.read_volatile() } == word)
+}
+
+fn clear_page(page: u64) {
+    for (address, _) in words(page, 0) {
+        // SAFETY: as in `write_page`.
+        unsafe { address.write_volatile(0) };
+    }
+}
+
+fn is_zero(page: u64) -> bool {
+    // SAFETY: as in `write_page`.
+    words(page, 0).all(|(address, _)| unsafe { address.read_volatile() } == 0)
 }

@@ -9,6 +9,7 @@ mod cycle;
 mod cycles;
 mod devices;
 mod diff;
+mod golden;
 mod handed;
 mod killed;
 mod linux;
