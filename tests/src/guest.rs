@@ -161,7 +161,7 @@ fn disk() -> Result<PathBuf, KernelError> {
 }
 
 fn fill_root(root: &Path) -> io::Result<()> {
-    for folder in ["bin", "sbin", "proc", "sys", "dev", "root", "tmp"] {
+    for folder in ["bin", "sbin", "proc", "sys", "dev", "root", "ram", "tmp"] {
         fs::create_dir(root.join(folder))?;
     }
     fs::copy(BUSYBOX, root.join("bin/busybox"))?;

@@ -13,11 +13,11 @@ use tests::vmm::WAIT;
 use super::*;
 
 /// A page-fault handler, killed when it goes.
-struct Handler(Child);
+pub(super) struct Handler(Child);
 
 impl Handler {
     /// Serves `memory` to whoever connects to `socket`, as `mode` says.
-    fn start(socket: &Path, memory: &Path, mode: &str) -> Self {
+    pub(super) fn start(socket: &Path, memory: &Path, mode: &str) -> Self {
         let program = env!("CARGO_BIN_EXE_uffd-handler");
         let child = Command::new(program).arg(socket).arg(memory).arg(mode).stderr(Stdio::null()).spawn();
         let handler = Self(child.unwrap());
