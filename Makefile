@@ -9,7 +9,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 .PHONY: help demo test bench bench-vmm bench-fault bench-snapshot release stress lint setup kernels
 
 help:
-	@echo 'make demo    build, boot a Debian kernel over the REST API, show its console and how long each step took'
+	@echo 'make demo    build, launch a Debian guest over the REST API, save it live, restore it lazily, clone it; with timings'
 	@echo 'make test    all tests; stock Linux guests run in a KVM host in software where this KVM cannot run them'
 	@echo 'make bench   measure: medians with their spread'
 	@echo 'make stress  lazily served memory under random work, every byte compared; STRESS_ARGS=--seconds N --seed S'
