@@ -12,11 +12,13 @@ use tests::vmm::binary;
 
 const README: &str = include_str!("../../README.md");
 const SECTION: &str = "## Use it";
-const SOCKET: &str = "/tmp/vm.sock";
-/// What README's `faultless … &` leaves to the person who types: the socket is there a moment later.
-const WAIT_FOR_SOCKET: &str = "for _ in $(seq 6000); do [ -S api.socket ] && break; sleep 0.01; done";
-/// Stops at the first command that fails, and takes the VMM along.
-const HEAD: &str = "set -eu; trap 'kill $(jobs -p) 2> /dev/null || true' EXIT";
+/// Where its sockets are; in the script, the folder that it runs in.
+const SOCKETS: &str = "/tmp/";
+/// Stops at the first command that fails, and takes the VMMs along. README leaves it to the person who types that a
+/// socket is there a moment after the `&`, and names page-fault handlers without a word on how they are started.
+const HEAD: &str = r#"set -eu; trap 'kill $(jobs -p) 2> /dev/null || true' EXIT
+wait_for() { for _ in $(seq 6000); do [ -S "$1" ] && return; sleep 0.01; done; return 1; }
+handler() { "$UFFD_HANDLER" "$1" vm.memory & wait_for "$1"; }"#;
 
 /// The indented lines of a section, without what commands print where prompts tell them apart.
 fn commands() -> Vec<&'static str> {
@@ -32,15 +34,24 @@ fn commands() -> Vec<&'static str> {
 
 /// A line of README as the script has it.
 fn adapt(line: &str) -> String {
-    let line = line.replace(SOCKET, "api.socket").replace("curl -sS", "curl -sS --fail-with-body");
+    let line = line.replace(SOCKETS, "").replace("curl -sS", "curl -sS --fail-with-body");
     // A guest that does not end at once, since more is asked of it.
     let line = line.replace("reboot=t\"", "reboot=t spin\"");
-    if line.ends_with('&') { format!("{line}\n{WAIT_FOR_SOCKET}") } else { line }
+    if line.ends_with('&') {
+        let socket = line.split(' ').find(|word| word.ends_with(".sock")).expect("a VMM has a socket");
+        format!("{line}\nwait_for {socket}")
+    } else if line.contains("--backend uffd") {
+        format!("handler handler.sock\n{line}")
+    } else if line.contains("snapshot handler") {
+        format!("handler other.sock\n{line}")
+    } else {
+        line
+    }
 }
 
 fn stage(folder: &Path) {
     fs::copy(bare_metal(Entry::Linux64), folder.join("vmlinuz")).unwrap();
-    for name in ["initrd.img", "root.ext4"] {
+    for name in ["initrd.img", "root.ext4", "second.ext4", "third.ext4"] {
         fs::write(folder.join(name), vec![0x5a; 1 << 20]).unwrap();
     }
 }
@@ -48,8 +59,15 @@ fn stage(folder: &Path) {
 #[test]
 fn its_commands_do_what_they_say() {
     let commands = commands();
-    for word in ["faultless doctor", "faultless run", "faultless --api-sock", "api actions", "faultless ctl"]
-    {
+    for word in [
+        "faultless doctor",
+        "faultless run",
+        "faultless --api-sock",
+        "api actions",
+        "faultless ctl",
+        "api snapshot/create",
+        "faultless snapshot verify",
+    ] {
         assert!(commands.iter().any(|line| line.starts_with(word)), "README does not show {word:?} any more");
     }
     on_kvm_host(|| {
@@ -62,6 +80,7 @@ fn its_commands_do_what_they_say() {
             .args(["-xc", &script])
             .current_dir(folder.path())
             .env("PATH", path)
+            .env("UFFD_HANDLER", env!("CARGO_BIN_EXE_uffd-handler"))
             .stdin(Stdio::null())
             .process_group(0)
             .output()
@@ -69,7 +88,13 @@ fn its_commands_do_what_they_say() {
         let (said, errors) =
             (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{said}\n{errors}");
-        for answer in ["can run microVMs", "state        Running", "faultless_uart_write_total"] {
+        for answer in [
+            "can run microVMs",
+            "state        Running",
+            "faultless_uart_write_total",
+            "memory/0",
+            "memory_files",
+        ] {
             assert!(said.contains(answer), "{answer:?} is not in what was printed:\n{said}\n{errors}");
         }
     });
