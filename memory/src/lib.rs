@@ -15,6 +15,7 @@
 //! | [`ram`] | [`GuestRam`]: the regions a guest sees, over one mapping of the host |
 //! | [`uffd`] | userfaultfd: what the kernel has, registered RAM, the verbs that place pages |
 //! | [`staging`] | huge pages that are filled here and moved into a guest whole |
+//! | [`working_set`] | which pages are wanted first after a restore |
 
 pub mod capture;
 pub mod dirty;
@@ -26,6 +27,7 @@ pub mod ram;
 pub mod source;
 pub mod staging;
 pub mod uffd;
+pub mod working_set;
 
 pub use page::{PageIndex, PageRange, PageSize};
 pub use ram::{Backing, BackingKind, GuestRam, MemfdError, RamError, RamRange, Sharing};

@@ -13,6 +13,7 @@ use super::fill::{FillOptions, FillerEnd, FillerThread};
 use super::locality::Locality;
 use super::order::{Order, Orders, orders};
 use super::protection::Protection;
+use super::record::{RecordLimits, Recorder};
 use super::scheduler::Limits;
 use super::serve::Ended;
 use super::served::{ServedMemory, StartError};
@@ -24,6 +25,7 @@ use crate::page::PageRange;
 use crate::ram::GuestRam;
 use crate::source::{PageReader, PageSource};
 use crate::uffd::{Feature, Stop};
+use spawn::Parts;
 
 /// How an engine works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -41,6 +43,8 @@ pub struct Options {
     /// Whether the kernel notes who writes: see [`ServedMemory::tracked`]. It excludes `write_protect`, which is not
     /// looked at then.
     pub track_writes: bool,
+    /// How much is recorded of what is wanted; nothing where there is none.
+    pub record: Option<RecordLimits>,
 }
 
 /// What is left of an engine that was stopped.
@@ -67,6 +71,7 @@ pub struct FaultEngine {
     orders: Orders,
     server: Option<JoinHandle<Ended>>,
     filler: Option<FillerThread>,
+    recorder: Option<Arc<Recorder>>,
 }
 
 impl FaultEngine {
@@ -116,11 +121,13 @@ impl FaultEngine {
         };
         let queue = filler.as_ref().map(|filler| Arc::clone(&filler.queue));
         let poisons = memory.features.has(Feature::POISON);
-        let server = spawn::server(Arc::clone(&shared), source, inbox, queue.clone(), poisons, options);
+        let recorder = options.record.map(|limits| Arc::new(Recorder::new(limits)));
+        let parts = Parts { inbox, queue: queue.clone(), recorder: recorder.clone(), poisons };
+        let server = spawn::server(Arc::clone(&shared), source, parts, options);
         let server = server.inspect_err(|_| queue.iter().for_each(|queue| queue.stop()))?;
         // Those whose faults the engine before had read do not fault again by themselves.
         shared.installer.wake(all);
-        Ok(Self { memory: Some(memory), shared, orders, server: Some(server), filler })
+        Ok(Self { memory: Some(memory), shared, orders, server: Some(server), filler, recorder })
     }
 
     /// Somebody may want `range` soon.
@@ -137,6 +144,27 @@ impl FaultEngine {
         if let Some(filler) = &self.filler {
             filler.queue.begin_rest();
         }
+    }
+
+    /// Whether whole chunks of 2 MiB are filled as huge pages, which takes less than page by page: the kernel can, and so
+    /// can the memory, and there is somebody to fill them.
+    #[must_use]
+    pub fn moves_chunks(&self) -> bool {
+        self.filler.as_ref().is_some_and(|filler| filler.queue.moves())
+    }
+
+    /// Whether no page is with the source any more. Some may be on their way.
+    #[must_use]
+    pub fn is_filled(&self) -> bool {
+        let all = self.ram().pages();
+        self.map().next_missing(all.start, all.end()).is_none()
+    }
+
+    /// Which pages were wanted so far, in the order in which they first were, each with what was fetched around it; some
+    /// are in several ranges. The record ends with this. It is empty without [`Options::record`].
+    #[must_use]
+    pub fn take_record(&self) -> Vec<PageRange> {
+        self.recorder.as_ref().map(|recorder| recorder.take()).unwrap_or_default()
     }
 
     /// Protects all memory against writes; `observer` is asked before one lands. When this returns, no write has landed

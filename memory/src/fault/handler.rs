@@ -25,6 +25,7 @@ use super::fill::FillQueue;
 use super::install::{Content, Halt, Placement};
 use super::locality::Whereabouts;
 use super::pre_image::PreImage;
+use super::record::Recorder;
 use super::scheduler::Scheduler;
 use super::shared::Shared;
 use super::statistics::add;
@@ -67,6 +68,8 @@ pub(super) struct Handler {
     /// Whether a page can be made a memory error.
     pub(super) poisons: bool,
     pub(super) granule: PageSize,
+    /// Who is told what is wanted.
+    pub(super) recorder: Option<Arc<Recorder>>,
     pub(super) started: Instant,
 }
 
@@ -195,6 +198,7 @@ impl Handler {
 
     fn missing(&mut self, page: PageIndex, now: Instant) {
         let window = self.around.window(page);
+        self.note(page, window);
         if let Some(queue) = &self.queue
             && self.is_for_filler(queue, page, window)
         {
@@ -210,6 +214,12 @@ impl Handler {
         self.scheduler.prefetch(window);
     }
 
+    fn note(&self, page: PageIndex, window: PageRange) {
+        if let Some(recorder) = &self.recorder {
+            recorder.note(page, window);
+        }
+    }
+
     /// Whether the filler has the chunk that `page` is in, or takes it over: one that a guest walks into, and of which
     /// every page is missing, is moved in as a huge page.
     fn is_for_filler(&self, queue: &FillQueue, page: PageIndex, window: PageRange) -> bool {
@@ -222,6 +232,7 @@ impl Handler {
     }
 
     fn requested(&mut self, page: PageIndex, now: Instant) {
+        self.note(page, page.alone());
         // What the scheduler does not know is the filler's, who is about to place it and to wake whoever waits.
         if self.scheduler.knows(page) {
             self.waits.begin(page.containing(self.granule).start, now);
@@ -236,6 +247,7 @@ impl Handler {
             // The host has unmapped what is in the page cache, to swap it out for example.
             return self.give(fault.page, Content::InPlace, now);
         }
+        self.note(fault.page, fault.page.alone());
         if self.stale.again(fault) >= STALE_MAX {
             return self.lose(granule, "the page was in guest memory and is not any more");
         }

@@ -23,6 +23,7 @@
 //! | `pre_image` | what a protected page holds, read without a fault |
 //! | `gate` | keeps background placements and discards apart |
 //! | `locality` | where the fault thread runs |
+//! | `record` | which pages were wanted, in order |
 //! | `statistics` | counts and latencies |
 //! | `order`, `shared`, `heartbeat`, `waits`, `write` | what the rooms say to each other |
 //!
@@ -49,6 +50,7 @@ mod order;
 mod pre_image;
 mod protect;
 mod protection;
+mod record;
 pub mod scheduler;
 mod serve;
 mod served;
@@ -62,6 +64,7 @@ pub use engine::{FaultEngine, Options, Stopped};
 pub use fill::FillOptions;
 pub use locality::Locality;
 pub(crate) use protection::Protection;
+pub use record::RecordLimits;
 pub use scheduler::Limits;
 pub use served::{ServedMemory, StartError};
 pub use shared::{Failure, Status};

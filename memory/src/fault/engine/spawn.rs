@@ -13,6 +13,7 @@ use crate::fault::handler::Handler;
 use crate::fault::locality::Whereabouts;
 use crate::fault::order::Inbox;
 use crate::fault::pre_image::PreImage;
+use crate::fault::record::Recorder;
 use crate::fault::scheduler::Scheduler;
 use crate::fault::serve::{Ended, Server};
 use crate::fault::served::ServedMemory;
@@ -31,18 +32,26 @@ pub(super) fn filler(
     FillerThread::spawn(Filler::new(Arc::clone(shared), queue, reader, options)?)
 }
 
+/// What the thread that serves is given, but for what all threads share, and the source.
+pub(super) struct Parts {
+    pub(super) inbox: Inbox,
+    pub(super) queue: Option<Arc<FillQueue>>,
+    pub(super) recorder: Option<Arc<Recorder>>,
+    /// Whether a page can be made a memory error.
+    pub(super) poisons: bool,
+}
+
 pub(super) fn server(
     shared: Arc<Shared>,
     source: Box<dyn PageSource>,
-    inbox: Inbox,
-    queue: Option<Arc<FillQueue>>,
-    poisons: bool,
+    parts: Parts,
     options: &Options,
 ) -> io::Result<JoinHandle<Ended>> {
     let options = *options;
+    let Parts { inbox, queue, recorder, poisons } = parts;
     let pre_image = PreImage::new(shared.registered.ram().backing())?;
     thread::Builder::new().name("fault".to_owned()).spawn(move || {
-        let handler = handler(shared, queue, pre_image, poisons, &options);
+        let handler = Handler { recorder, poisons, ..handler(shared, queue, pre_image, &options) };
         Server { source, inbox, handler, requests: Vec::new(), spins: 0, source_gone: None }.run()
     })
 }
@@ -52,7 +61,6 @@ fn handler(
     shared: Arc<Shared>,
     queue: Option<Arc<FillQueue>>,
     pre_image: PreImage,
-    poisons: bool,
     options: &Options,
 ) -> Handler {
     let (backing, pages) = (shared.registered.ram().backing(), shared.registered.ram().pages());
@@ -78,7 +86,8 @@ fn handler(
         runs: Vec::new(),
         answer_limit: Duration::from_millis(limits.answer_ticks_max),
         shares_writes: backing.shares_writes(),
-        poisons,
+        recorder: None,
+        poisons: false,
         granule,
         started: Instant::now(),
     }

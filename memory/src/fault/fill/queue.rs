@@ -153,7 +153,7 @@ impl FillQueue {
     }
 
     /// Whether chunks can be moved in.
-    pub(super) fn moves(&self) -> bool {
+    pub(crate) fn moves(&self) -> bool {
         self.moves
     }
 
