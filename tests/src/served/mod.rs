@@ -104,7 +104,7 @@ pub fn plan(words: &str) -> Result<(MemoryPlan, Outcome), PlanError> {
     let fill = FillOptions { everything: words.fills, ..FillOptions::default() };
     let options = Options { limits: words.limits, fill, write_protect: words.protects, ..Options::default() };
     let started = Some(outcome.observe(words.protects));
-    let plan = ServedPlan { foundation, source, reader, again: None, options, started };
+    let plan = ServedPlan { foundation, source, reader, again: None, options, working_set: None, started };
     Ok((MemoryPlan::Served(Box::new(plan)), outcome))
 }
 

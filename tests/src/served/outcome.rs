@@ -47,7 +47,7 @@ impl Outcome {
         if let Some(engine) = self.engine.get() {
             let report = engine.report();
             let counts: Vec<_> =
-                report.counts.list().iter().map(|(name, count)| format!("{name}={count}")).collect();
+                report.counts.list().iter().map(|(name, _, count)| format!("{name}={count}")).collect();
             eprintln!("served: {}", counts.join(" "));
             for (source, verb, latency) in &report.latencies {
                 eprintln!("served: {source} {} {} pages", verb.name(), latency.count);

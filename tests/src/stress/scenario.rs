@@ -188,6 +188,7 @@ fn options(chance: &mut Sequence) -> Options {
         locality: pick(chance, &[Locality::default(), Locality::Anywhere, Locality::Follow { spin }]),
         write_protect: true,
         track_writes: false,
+        record: None,
     }
 }
 

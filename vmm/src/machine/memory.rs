@@ -5,7 +5,8 @@
 //!     Fresh                       ├─ FaultEngine      "fault", "fill": pages come when they are wanted
 //!     Served                      ├─ Watch            "memory": tells the driver when one cannot come
 //!     Handed                      ├─ Handed           "handler": another process serves, and may go
-//!                                 └─ Tracker          what was written since it was last saved: what a diff holds
+//!                                 ├─ Tracker          what was written since it was last saved: what a diff holds
+//!                                 └─ Recording        "working-set": what a restored guest wants first
 //! ```
 //!
 //! Invariants:
@@ -18,7 +19,9 @@
 
 pub mod handler;
 pub mod live;
+mod metrics;
 mod watch;
+pub mod working_set;
 
 use std::fs::File;
 use std::io;
@@ -41,8 +44,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vm_memory::{Address, GuestAddress};
 
 use super::message::Notifier;
+use crate::telemetry::metrics::MetricsRegistry;
 use handler::{HandOverError, Handed};
+use metrics::EngineMetrics;
 use watch::Watch;
+use working_set::{Known, Recording};
 
 /// How long a page that is needed at once may take to come: longer than an engine tries to have it.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -83,6 +89,8 @@ pub struct ServedPlan {
     pub again: Option<Again>,
     /// How faults are served.
     pub options: fault::Options,
+    /// What is placed first, and recorded anew.
+    pub working_set: Option<Known>,
     /// Is handed the engine before the first page is wanted.
     pub started: Option<Started>,
 }
@@ -139,8 +147,11 @@ pub enum MemoryError {
 
 /// A VM's RAM and who serves it.
 pub struct Memory {
-    /// Before the engine that it looks at.
+    /// Before the engine that they look at.
     watch: Option<Watch>,
+    recording: Option<Recording>,
+    /// Until it is recorded.
+    working_set: Option<Known>,
     engine: Option<Arc<FaultEngine>>,
     handed: Option<Handed>,
     again: Option<Again>,
@@ -197,7 +208,18 @@ impl Memory {
 
     fn with(ram: GuestRam, changes: Tracker) -> Self {
         let (failures, handlers_gone) = (Counter::default(), Counter::default());
-        Self { watch: None, engine: None, handed: None, again: None, ram, changes, failures, handlers_gone }
+        Self {
+            watch: None,
+            recording: None,
+            working_set: None,
+            engine: None,
+            handed: None,
+            again: None,
+            ram,
+            changes,
+            failures,
+            handlers_gone,
+        }
     }
 
     fn serve(
@@ -219,7 +241,13 @@ impl Memory {
         if let Some(started) = plan.started {
             started(&engine);
         }
-        Ok(Self { watch: Some(watch), engine: Some(engine), again: plan.again, ..Self::with(ram, changes) })
+        Ok(Self {
+            watch: Some(watch),
+            engine: Some(engine),
+            again: plan.again,
+            working_set: plan.working_set,
+            ..Self::with(ram, changes)
+        })
     }
 
     /// The loader has written what it writes: from now on the driver waits for no page.
@@ -229,10 +257,42 @@ impl Memory {
         }
     }
 
-    /// What is missing may be filled in the background.
-    pub fn fill(&self) {
+    /// The guest is put together: what it is going to want can come, and then the rest.
+    pub fn fill(&mut self) {
+        let Some(engine) = &self.engine else { return };
+        if let Some(known) = &mut self.working_set {
+            known.place(engine);
+        }
+        engine.fill();
+    }
+
+    /// The guest runs.
+    pub fn resumed(&mut self) {
+        self.fill();
+        if let Some((known, engine)) = self.working_set.take().zip(self.engine.as_ref()) {
+            match Recording::start(known, engine) {
+                Ok(recording) => self.recording = Some(recording),
+                Err(error) => {
+                    tracing::warn!(%error, "a working set is not recorded, as there is no thread for it")
+                }
+            }
+        }
+    }
+
+    /// The guest stands still.
+    pub fn paused(&mut self) {
+        self.recording.iter_mut().for_each(Recording::end);
+    }
+
+    /// Makes known what is counted.
+    pub fn register_metrics(&self, registry: &mut MetricsRegistry) {
+        let counters = [
+            ("failures", "pages that could not be had", &self.failures),
+            ("handlers_gone", "page-fault handlers that have gone", &self.handlers_gone),
+        ];
+        registry.register("memory", "memory", &[], counters.into_iter());
         if let Some(engine) = &self.engine {
-            engine.fill();
+            registry.observe("fault", Arc::new(EngineMetrics(Arc::downgrade(engine))));
         }
     }
 

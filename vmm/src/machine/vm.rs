@@ -61,7 +61,9 @@ impl Vm {
     /// [`VmError`] of the part that does not.
     pub fn resume(&mut self) -> Result<(), VmError> {
         self.devices.resume()?;
-        Ok(self.vcpus.resume()?)
+        self.vcpus.resume()?;
+        self.memory.resumed();
+        Ok(())
     }
 
     /// Stops the guest where it is. When this returns, no vCPU is in the guest and no device has work in flight.
@@ -79,6 +81,7 @@ impl Vm {
             self.vcpus.release();
             return Err(error.into());
         }
+        self.memory.paused();
         Ok(())
     }
 
@@ -97,11 +100,7 @@ impl Vm {
     /// Makes the VM's counters known.
     pub fn register_metrics(&self, registry: &mut MetricsRegistry) {
         registry.register("vcpu", "vcpu", &[], self.vcpu_metrics.list());
-        let memory = [
-            ("failures", "pages that could not be had", &self.memory.failures),
-            ("handlers_gone", "page-fault handlers that have gone", &self.memory.handlers_gone),
-        ];
-        registry.register("memory", "memory", &[], memory.into_iter());
+        self.memory.register_metrics(registry);
         self.devices.register_metrics(registry);
     }
 

@@ -12,7 +12,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use api::types::{HugePages, LazyOptions, MemBackend, MemBackendType, RestoredHugePages, SnapshotLoad};
-use memory::fault::{self, FillOptions, ServedMemory};
+use memory::fault::{self, FillOptions, RecordLimits, ServedMemory};
 use memory::image::{Contents, Stack, StackError};
 use memory::source::Reading;
 
@@ -20,6 +20,7 @@ use super::file::{self, AsideError, FileError, SnapshotId};
 use super::lineage::Lineage;
 use super::mapped::{self, MapError};
 use super::saved::{DecodeError, Parent, Saved};
+use crate::machine::memory::working_set::Known;
 use crate::machine::memory::{Foundation, MemoryPlan, ServedPlan, backing};
 
 /// How many files may lie over each other.
@@ -192,8 +193,8 @@ impl Loaded {
     }
 
     fn serve(&self, huge_pages: HugePages, lazy: LazyOptions) -> Result<MemoryPlan, LoadError> {
-        let bytes = self.saved.memory.contents.pages().bytes();
-        let stack = Stack::open(&self.memory, bytes)?;
+        let pages = self.saved.memory.contents.pages();
+        let stack = Stack::open(&self.memory, pages.bytes())?;
         let (source, reader) = (stack.reader(), stack.reader());
         let rate_mib_s = lazy.fill_mib_s.map(|rate| u32::try_from(rate).unwrap_or(u32::MAX));
         let fill = FillOptions {
@@ -205,12 +206,17 @@ impl Loaded {
         let backing = backing(huge_pages);
         // So that it can be saved while the guest runs.
         let write_protect = ServedMemory::can_protect(backing);
+        let keeps = lazy.working_set.unwrap_or(true);
+        let own = self.memory.last().filter(|_| keeps);
+        let working_set = own.map(|(path, _)| Known::read(path, self.saved.id, pages.count));
+        let record = keeps.then(RecordLimits::default);
         Ok(MemoryPlan::Served(Box::new(ServedPlan {
             foundation: Foundation::New(backing),
             source: Box::new(Reading::new(source)),
             reader: Some(Box::new(reader)),
-            options: fault::Options { fill, write_protect, ..fault::Options::default() },
+            options: fault::Options { fill, write_protect, record, ..fault::Options::default() },
             again: Some(Box::new(move || Box::new(stack.reader()))),
+            working_set,
             started: None,
         })))
     }

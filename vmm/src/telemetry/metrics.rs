@@ -1,12 +1,16 @@
 //! Counters, told in two ways: Firecracker's metrics file, one JSON object a flush with what was counted since the
 //! last one, and Prometheus's text, with totals.
 //!
-//! Counters live where they count; this room holds clones of them and knows their names.
+//! Counters live where they count; this room holds clones of them and knows their names. What counts in a way of its own
+//! is [`Observed`].
+
+mod observed;
 
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use api::types::Metrics;
@@ -14,6 +18,8 @@ use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::{Registry, Unit};
 use serde_json::{Map, Value, json};
+
+pub use observed::{Observed, Quantile, Total};
 
 use super::sink;
 
@@ -46,14 +52,36 @@ pub enum MetricsError {
 struct Group {
     /// Its name in Firecracker's file.
     name: String,
-    counters: Vec<Tracked>,
+    counted: Counted,
+    /// The values at the last flush that was written.
+    flushed: Vec<u64>,
 }
 
-struct Tracked {
-    name: &'static str,
-    counter: Counter,
-    /// The value at the last flush that was written.
-    flushed: u64,
+enum Counted {
+    Counters(Vec<(&'static str, Counter)>),
+    Observed(Arc<dyn Observed>),
+}
+
+impl Group {
+    fn new(name: String, counted: Counted) -> Self {
+        Self { name, counted, flushed: Vec::new() }
+    }
+
+    /// Each total by its name.
+    fn read(&self) -> Vec<(&'static str, u64)> {
+        match &self.counted {
+            Counted::Counters(counters) => counters.iter().map(|(name, it)| (*name, it.get())).collect(),
+            Counted::Observed(it) => it.totals().iter().map(|total| (total.name, total.value)).collect(),
+        }
+    }
+
+    /// What came since the last flush, by `totals` that were read.
+    fn since(&self, totals: &[(&'static str, u64)]) -> Map<String, Value> {
+        let before = self.flushed.iter().copied().chain(std::iter::repeat(0));
+        let news = totals.iter().zip(before);
+        news.map(|((name, total), before)| ((*name).to_owned(), json!(total.saturating_sub(before))))
+            .collect()
+    }
 }
 
 struct Sink {
@@ -94,9 +122,16 @@ impl MetricsRegistry {
                 Some(stem) => registry.register_with_unit(stem, help, Unit::Bytes, counter.clone()),
                 None => registry.register(name.strip_suffix("_count").unwrap_or(name), help, counter.clone()),
             }
-            tracked.push(Tracked { name, counter: counter.clone(), flushed: 0 });
+            tracked.push((name, counter.clone()));
         }
-        self.groups.push(Group { name: name.into(), counters: tracked });
+        self.groups.push(Group::new(name.into(), Counted::Counters(tracked)));
+    }
+
+    /// Adds what `observed` counts, under `name` in both.
+    pub fn observe(&mut self, name: &'static str, observed: Arc<dyn Observed>) {
+        let registry = self.registry.sub_registry_with_prefix(name);
+        registry.register_collector(observed::collector(Arc::clone(&observed)));
+        self.groups.push(Group::new(name.to_owned(), Counted::Observed(observed)));
     }
 
     /// Sends flushes to the file that `settings` names.
@@ -131,24 +166,15 @@ impl MetricsRegistry {
         let sink = self.sink.as_mut().ok_or(MetricsError::NotSet)?;
         let mut line = sink.head();
         // Read once: what is counted while the line is written belongs to the next.
-        let values: Vec<Vec<u64>> = self
-            .groups
-            .iter()
-            .map(|group| group.counters.iter().map(|tracked| tracked.counter.get()).collect())
-            .collect();
-        for (group, values) in self.groups.iter().zip(&values) {
-            let counts = group.counters.iter().zip(values);
-            let deltas =
-                counts.map(|(tracked, value)| (tracked.name.to_owned(), json!(value - tracked.flushed)));
-            line.insert(group.name.clone(), Value::Object(deltas.collect()));
+        let totals: Vec<_> = self.groups.iter().map(Group::read).collect();
+        for (group, totals) in self.groups.iter().zip(&totals) {
+            line.insert(group.name.clone(), Value::Object(group.since(totals)));
         }
         let mut text = Value::Object(line).to_string();
         text.push('\n');
         sink.file.write_all(text.as_bytes()).map_err(MetricsError::Write)?;
-        for (group, values) in self.groups.iter_mut().zip(values) {
-            for (tracked, value) in group.counters.iter_mut().zip(values) {
-                tracked.flushed = value;
-            }
+        for (group, totals) in self.groups.iter_mut().zip(totals) {
+            group.flushed = totals.into_iter().map(|(_, total)| total).collect();
         }
         Ok(())
     }

@@ -48,16 +48,16 @@ impl Verb {
 }
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+    ($($(#[doc = $doc:literal])* $name:ident),* $(,)?) => {
         /// How often something has happened, in pages where nothing else is said.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-        pub struct Counts { $($(#[$doc])* pub $name: u64,)* }
+        pub struct Counts { $($(#[doc = $doc])* pub $name: u64,)* }
 
         impl Counts {
-            /// Each with its name.
+            /// Each as its name, what it counts, and how often.
             #[must_use]
-            pub fn list(&self) -> Vec<(&'static str, u64)> {
-                vec![$((stringify!($name), self.$name),)*]
+            pub fn list(&self) -> Vec<(&'static str, &'static str, u64)> {
+                vec![$((stringify!($name), concat!($($doc),*).trim_matches([' ', '.']), self.$name),)*]
             }
         }
 

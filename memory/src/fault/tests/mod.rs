@@ -18,6 +18,7 @@ mod harness;
 mod losing;
 mod protecting;
 mod races;
+mod recording;
 mod reduced;
 mod review;
 mod serving;

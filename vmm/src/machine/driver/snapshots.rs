@@ -74,6 +74,8 @@ impl Driver {
         vm.devices.generation().renew().map_err(DeviceError::from).map_err(VmError::from)?;
         if load.resume_vm {
             vm.resume()?;
+        } else {
+            vm.memory.fill();
         }
         vm.memory.fill();
         vm.register_metrics(&mut self.metrics);

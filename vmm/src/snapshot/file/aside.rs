@@ -152,6 +152,15 @@ impl Aside {
         self.sync_folder()
     }
 
+    /// The same for a file that may be lost with the host: it is whole, or of no use and known to be, or not there.
+    ///
+    /// # Errors
+    ///
+    /// [`AsideError::Host`]. What was at the place before is still there.
+    pub fn commit_unsynced(mut self) -> Result<(), AsideError> {
+        self.rename()
+    }
+
     pub(super) fn names(&self) -> &Names {
         &self.names
     }
