@@ -26,6 +26,7 @@ pub mod page;
 pub mod ram;
 pub mod source;
 pub mod staging;
+mod threads;
 pub mod uffd;
 pub mod working_set;
 

@@ -5,10 +5,12 @@
 //!                        ▲                                     │
 //!   writers              └── buffer ◀── zero? crc32c, write ◀──┘
 //! ```
+//!
+//! Where the host gives no thread, the caller's writes, too.
 
 use std::fs::File;
 use std::num::NonZeroUsize;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
@@ -21,6 +23,7 @@ use crate::fault::Status;
 use crate::image::{self, ChunkWriter, Contents, MemoryFile, Part, Progress, WriteError, WriteOptions};
 use crate::page::PageRange;
 use crate::source::PageReader;
+use crate::threads;
 
 /// A chunk that was read.
 struct Job {
@@ -33,7 +36,7 @@ struct Job {
 impl Capture {
     /// Saves the memory to `file`, which loses what it had: never name a file that this guest's pages still come from.
     /// The caller's thread reads, and [`WriteOptions::threads`] others write; `None` is half as many as there are
-    /// processors. Have the file open and empty before the moment: emptying one takes long, and who writes waits. Pages that the guest does not have yet are
+    /// processors, and the caller's own where the host gives none. Have the file open and empty before the moment: emptying one takes long, and who writes waits. Pages that the guest does not have yet are
     /// read from `missing`, and left where they are; without it they come into the guest, as if it had touched them.
     ///
     /// Not to be called on a thread that the guest, or a discard of its memory, waits for. The file is not synced.
@@ -102,17 +105,29 @@ impl Work<'_> {
         let (sender, receiver) = sync_channel(BUFFERS_MAX);
         let receiver = Mutex::new(receiver);
         thread::scope(|scope| {
-            let writers: Vec<_> = (0..writers).map(|_| scope.spawn(|| self.write(&receiver))).collect();
-            if let Err(error) = self.read(missing, sender) {
+            let writers: Vec<_> =
+                (0..writers).map_while(|_| threads::start(scope, || self.write(&receiver)).ok()).collect();
+            let (mut own, is_alone) = (Vec::new(), writers.is_empty());
+            let parts = &mut own;
+            let hand_on =
+                move |job| if is_alone { self.write_job(job, parts) } else { sender.send(job).is_ok() };
+            if let Err(error) = self.read(missing, hand_on) {
                 self.fail(error);
             }
             let parts = writers.into_iter().map(|writer| writer.join());
-            parts.flat_map(|parts| parts.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+            own.extend(
+                parts.flat_map(|parts| parts.unwrap_or_else(|panic| std::panic::resume_unwind(panic))),
+            );
+            own
         })
     }
 
-    /// Reads chunks until there are no more, or somebody failed.
-    fn read(&self, missing: &mut Missing<'_>, sender: SyncSender<Job>) -> Result<(), CaptureError> {
+    /// Reads chunks until there are no more, or somebody failed. `hand_on` says whether to go on.
+    fn read(
+        &self,
+        missing: &mut Missing<'_>,
+        mut hand_on: impl FnMut(Job) -> bool,
+    ) -> Result<(), CaptureError> {
         let Session { desk, protection, engine, .. } = self.session;
         while let Some((chunk, mut buffer)) = desk.next() {
             self.check_cancelled()?;
@@ -123,7 +138,7 @@ impl Work<'_> {
             if let Status::Failed(failure) = engine.status() {
                 return Err(CaptureError::Engine(failure));
             }
-            if sender.send(Job { chunk: range, data, buffer }).is_err() {
+            if !hand_on(Job { chunk: range, data, buffer }) {
                 break;
             }
         }
@@ -136,16 +151,23 @@ impl Work<'_> {
         let mut parts = Vec::new();
         loop {
             let job = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            let Ok(Job { chunk, data, buffer }) = job else { return parts };
-            match self.write_chunk(chunk, &data, &buffer) {
-                Ok(part) => parts.push(part),
-                Err(error) => {
-                    self.fail(error);
-                    return parts;
-                }
+            if !job.is_ok_and(|job| self.write_job(job, &mut parts)) {
+                return parts;
             }
-            self.session.desk.give_back(buffer);
         }
+    }
+
+    /// Writes what was read of one chunk; says whether that was done.
+    fn write_job(&self, Job { chunk, data, buffer }: Job, parts: &mut Vec<Part>) -> bool {
+        match self.write_chunk(chunk, &data, &buffer) {
+            Ok(part) => parts.push(part),
+            Err(error) => {
+                self.fail(error);
+                return false;
+            }
+        }
+        self.session.desk.give_back(buffer);
+        true
     }
 
     fn write_chunk(&self, chunk: PageRange, data: &[PageRange], buffer: &[u8]) -> Result<Part, CaptureError> {

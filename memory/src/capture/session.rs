@@ -12,6 +12,7 @@ use crate::image::outside;
 use crate::map::PageState;
 use crate::page::{PageRange, PageSize};
 use crate::ram::{DiscardWatcher, GuestRam};
+use crate::threads;
 use crate::uffd::{Pagemap, Stop};
 
 /// How many threads protect at most, and how many chunks are worth one: 40 µs each, of base pages.
@@ -74,10 +75,14 @@ impl Session {
             |chunks: &[usize]| chunks.iter().map(|chunk| session.arm(*chunk)).collect::<Result<Vec<_>, _>>();
         let (own, others) = chunks.split_at(share.min(chunks.len()));
         let plans = thread::scope(|scope| {
-            let others: Vec<_> = others.chunks(share).map(|chunks| scope.spawn(|| arm(chunks))).collect();
+            let start = |chunks| (chunks, threads::start(scope, move || arm(chunks)));
+            let others: Vec<_> = others.chunks(share).map(start).collect();
             let mut plans = vec![arm(own)];
-            let joined = others.into_iter().map(|other| other.join());
-            plans.extend(joined.map(|plans| plans.unwrap_or_else(|panic| std::panic::resume_unwind(panic))));
+            plans.extend(others.into_iter().map(|(chunks, other)| match other {
+                Ok(other) => other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                // The guest stands still meanwhile, and does so a little longer.
+                Err(_) => arm(chunks),
+            }));
             plans.into_iter().collect::<Result<Vec<_>, _>>()
         })?;
         for (chunk, plan) in chunks.iter().zip(plans.into_iter().flatten()) {

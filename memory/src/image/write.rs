@@ -22,6 +22,7 @@ use super::progress::Progress;
 use super::selection::{Found, Selected, Selection, Through};
 use crate::page::{BASE_PAGES_PER_HUGE, PageIndex, PageRange};
 use crate::ram::GuestRam;
+use crate::threads;
 
 /// How many threads write at most.
 pub const THREADS_MAX: usize = 8;
@@ -30,7 +31,7 @@ pub const THREADS_MAX: usize = 8;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct WriteOptions<'a> {
     /// On how many threads, the caller's one of them; `None` for as many as there are processors. At most
-    /// [`THREADS_MAX`].
+    /// [`THREADS_MAX`], and fewer where the host gives no more.
     pub threads: Option<NonZeroUsize>,
     /// Where to tell how far it is.
     pub progress: Option<&'a Progress>,
@@ -100,7 +101,9 @@ struct Work<'a> {
 impl Work<'_> {
     fn on_threads(&self, threads: usize) -> Result<Vec<Part>, WriteError> {
         thread::scope(|scope| {
-            let others: Vec<_> = (1..threads).map(|_| scope.spawn(|| self.run())).collect();
+            // With fewer than were wanted it takes longer, and that is all.
+            let others: Vec<_> =
+                (1..threads).map_while(|_| threads::start(scope, || self.run()).ok()).collect();
             let mut all = self.run();
             for other in others {
                 let parts = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));

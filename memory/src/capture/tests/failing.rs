@@ -9,7 +9,9 @@ use crate::capture::{BeginError, Capture, CaptureError};
 use crate::fault::{FaultEngine, Options, ServedMemory, Status};
 use crate::image::{Progress, WriteError, WriteOptions};
 use crate::page::PageRange;
+use crate::ram::{GuestRam, RamRange};
 use crate::source::{Content, PageReader, PageReply, PageRequest, PageSource, SourceError};
+use crate::threads::scarce::with_threads;
 use crate::uffd::{Modes, Registered, Wake, open, probe};
 
 /// Half of the memory is there, and a guest runs.
@@ -213,4 +215,24 @@ fn what_cannot_be_captured_is_refused() {
     drop(first);
     drop(begin(&engine, &guest));
     guest.end();
+}
+
+#[test]
+fn without_other_threads_the_caller_s_does_it_all() {
+    // So much that protecting it would be shared: a chunk more than is worth one thread.
+    let ranges = [RamRange { gpa: vm_memory::GuestAddress(0), size_bytes: 66 << 20 }];
+    let ram = GuestRam::new(&ranges, ANONYMOUS).unwrap();
+    let engine = served(&ram, false);
+    touch(&ram, pages(0, 300));
+    let mut memory = vec![0; usize::try_from(ram.size_bytes()).unwrap()];
+    crate::source::pattern::fill_range(MIXED, ram.pages(), &mut memory);
+    with_threads(0, || {
+        let capture = Capture::begin(Arc::clone(&engine)).unwrap();
+        check_saved(capture, Some(&mut reader_of(&ram)), &memory);
+        let capture = Capture::begin(Arc::clone(&engine)).unwrap();
+        let file = Scripted::new(|_| Err(io::ErrorKind::StorageFull.into()));
+        let saved = capture.save_to(&file, Some(&mut reader_of(&ram)), &WriteOptions::default());
+        assert!(matches!(saved, Err(CaptureError::Write(WriteError::NoRoom { .. }))));
+    });
+    assert_eq!(protected(&ram), 0);
 }

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use super::*;
 use crate::image::file::MemoryFile;
 use crate::image::write::write_to;
+use crate::threads::scarce::with_threads;
 use crate::uffd::tests::machine::HugePages;
 use crate::uffd::{Modes, Pagemap, Registered, Wake, open, probe};
 
@@ -291,4 +292,17 @@ fn of_a_mapped_file_both_the_guests_pages_and_the_files_are_written() {
     let cut_off = WriteError::CutOff { actual: 4 << 20, expected: 8 << 20 };
     let refused = write(&ram, UNSERVED, &file, &options(2)).unwrap_err();
     assert_eq!(refused.to_string(), cut_off.to_string(), "what is gone is not zero");
+}
+
+#[test]
+fn fewer_threads_than_were_wanted_write_the_same() {
+    let ram = ram_of(ANONYMOUS, 16);
+    fill(&ram, pages(0, 700), 1);
+    fill(&ram, pages(3000, 1000), 2);
+    for given in [0, 1] {
+        let file = tempfile::tempfile().unwrap();
+        let contents = with_threads(given, || write(&ram, UNSERVED, &file, &options(4)).unwrap());
+        assert_eq!(data(&contents), [pages(0, 700), pages(3000, 1000)]);
+        assert!(read_file(&file, ram.pages()) == memory(&ram));
+    }
 }
