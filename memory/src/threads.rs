@@ -4,7 +4,7 @@
 //! then.
 
 use std::io;
-use std::thread::{Builder, Scope, ScopedJoinHandle};
+use std::thread::{Scope, ScopedJoinHandle};
 
 /// Has `work` done on another thread.
 ///
@@ -18,13 +18,14 @@ pub(crate) fn start<'scope, T: Send + 'scope>(
     builder().spawn_scoped(scope, work)
 }
 
+/// What a thread is made with.
 #[cfg(not(test))]
-fn builder() -> Builder {
-    Builder::new()
+pub(crate) fn builder() -> std::thread::Builder {
+    std::thread::Builder::new()
 }
 
 #[cfg(test)]
-use scarce::builder;
+pub(crate) use scarce::builder;
 
 /// A host that gives few threads, for tests.
 #[cfg(test)]
@@ -46,7 +47,7 @@ pub(crate) mod scarce {
     }
 
     /// One thread less. The host itself refuses a stack of that size.
-    pub(super) fn builder() -> Builder {
+    pub(crate) fn builder() -> Builder {
         let left = LEFT.get();
         LEFT.set(left.saturating_sub(1));
         if left == 0 { Builder::new().stack_size(1 << 62) } else { Builder::new() }

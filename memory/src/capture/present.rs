@@ -23,21 +23,17 @@ pub struct Present {
 ///
 /// # Errors
 ///
-/// [`PresentError`]. The RAM is as it was, but after [`StartError::Host`](crate::fault::StartError::Host): whoever touches
-/// a page then that is not there may wait for good, and the VM is to be ended.
+/// [`PresentError`]. The RAM is as it was, without a userfaultfd.
 pub fn serve_present(ram: GuestRam) -> Result<Present, PresentError> {
     if ram.backing().kind() == BackingKind::File {
         return Err(PresentError::File);
     }
     let source = source_of(&ram).map_err(PresentError::Backed)?;
     let pagemap = Pagemap::open().map_err(PresentError::Backed)?;
-    let memory = ServedMemory::new(ram, true)?;
-    if let Err(error) = assume_known(&memory, &pagemap) {
-        // Nothing is missing any more, so it lets go of the RAM.
-        memory.assume_present(memory.ram().pages());
-        drop(memory.release());
-        return Err(PresentError::Backed(error));
-    }
+    let mut memory = ServedMemory::new(ram, true)?;
+    // Wherever this fails from here on, the RAM is let go.
+    memory.leave_missing_to_kernel();
+    assume_known(&memory, &pagemap).map_err(PresentError::Backed)?;
     let options = Options { write_protect: true, ..Options::default() };
     let engine = FaultEngine::resume(memory, source, None, &options)?;
     Ok(Present { engine: Some(Arc::new(engine)) })
@@ -88,7 +84,7 @@ impl Present {
 }
 
 impl Drop for Present {
-    /// As good as it can be done: where a capture has the engine yet, whoever misses a page waits once that is gone.
+    /// Where a capture has the engine yet, that serves until it is gone, and lets go of the RAM then.
     fn drop(&mut self) {
         if let Some(engine) = self.engine.take() {
             drop(release(engine));

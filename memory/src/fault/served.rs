@@ -54,7 +54,7 @@ pub enum StartError {
 ///
 /// While there is no engine, whoever misses a page waits for the next one, and so does whoever throws pages away. If
 /// it is dropped while pages are missing, its userfaultfd stays open for as long as the process lives: closed, it would
-/// give zero pages to those who wait, silently.
+/// give zero pages to those who wait, silently. Where what is missing is the kernel's to give, it is closed.
 #[derive(Debug)]
 pub struct ServedMemory {
     pub(super) registered: Arc<Registered>,
@@ -64,6 +64,8 @@ pub struct ServedMemory {
     _watch: Arc<Watch>,
     pub(super) features: Features,
     pub(super) modes: Modes,
+    /// Whether what is missing is as the kernel gives it to those who wait once nobody serves them.
+    kernel_gives_missing: bool,
 }
 
 /// Knows of discards before they are done.
@@ -155,7 +157,7 @@ impl ServedMemory {
         let watch = Arc::new(watch);
         let watcher: Arc<dyn DiscardWatcher> = Arc::clone(&watch) as _;
         registered.ram().watch_discards(Arc::downgrade(&watcher))?;
-        Ok(Self { registered, map, gate, _watch: watch, features, modes })
+        Ok(Self { registered, map, gate, _watch: watch, features, modes, kernel_gives_missing: false })
     }
 
     /// Whether pages are placed protected, for good, so that the kernel notes who writes them.
@@ -172,6 +174,12 @@ impl ServedMemory {
             self.map.settle(claimed);
             from = claimed.end();
         }
+    }
+
+    /// Says that what is missing is what the kernel gives without a userfaultfd: pages that were never touched. Dropped,
+    /// it lets go of the RAM then.
+    pub(crate) fn leave_missing_to_kernel(&mut self) {
+        self.kernel_gives_missing = true;
     }
 
     /// Whether no page is with its source, or on its way from there.
@@ -271,9 +279,13 @@ fn protection(backing: Backing) -> Features {
 
 impl Drop for ServedMemory {
     fn drop(&mut self) {
-        if !self.is_whole()
-            && let Ok(kept) = self.registered.duplicate_fd()
-        {
+        if self.is_whole() {
+            return;
+        }
+        // A reference to it may be left, and the descriptor open: so closing is not enough.
+        let is_let_go =
+            self.kernel_gives_missing && self.zero_removed().is_ok() && self.registered.unregister().is_ok();
+        if !is_let_go && let Ok(kept) = self.registered.duplicate_fd() {
             let _ = kept.into_raw_fd();
         }
     }

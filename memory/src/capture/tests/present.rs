@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use vm_memory::{Bytes, GuestAddress};
 
@@ -9,6 +11,7 @@ use super::guest::*;
 use crate::capture::{Capture, PresentError, ReleaseError, serve_present};
 use crate::fault::StartError;
 use crate::ram::{Backing, GuestRam, RamRange, Sharing};
+use crate::threads::scarce::with_threads;
 use crate::uffd::tests::machine::HugePages;
 use crate::uffd::{Feature, Modes, Registered, open, probe};
 
@@ -125,4 +128,45 @@ fn memory_over_a_saved_file_is_refused_with_what_to_do() {
     let ranges = [RamRange { gpa: GuestAddress(0), size_bytes: 4 << 20 }];
     let error = serve_present(GuestRam::over_file(&ranges, file).unwrap()).err().unwrap();
     assert!(matches!(error, PresentError::File) && error.to_string().contains("Lazy"), "{error}");
+}
+
+#[test]
+fn where_the_host_gives_no_thread_the_memory_is_as_it_was() {
+    let is_whole = probe().unwrap().has(Feature::WRITE_PROTECT_UNPOPULATED);
+    for backing in [ANONYMOUS, THP, MEMFD, Backing::MemfdPrivate] {
+        if !is_whole && backing == Backing::MemfdPrivate {
+            continue;
+        }
+        let ram = booted(backing);
+        let refused = with_threads(0, || serve_present(ram.clone())).err();
+        assert!(
+            matches!(refused, Some(PresentError::Start(StartError::Host(_)))),
+            "{backing:?}: {refused:?}"
+        );
+        assert_untouched_is_zero(&ram);
+        drop(serve_present(ram).unwrap());
+    }
+}
+
+#[test]
+fn an_engine_that_outlives_its_owner_lets_go_of_the_memory_in_the_end() {
+    let ram = booted(ANONYMOUS);
+    let present = serve_present(ram.clone()).unwrap();
+    let capture = Capture::begin(Arc::clone(present.engine())).unwrap();
+    drop(present);
+    drop(capture);
+    assert_untouched_is_zero(&ram);
+}
+
+/// Touches pages that nobody touched before, which takes no time.
+fn assert_untouched_is_zero(ram: &GuestRam) {
+    let (sender, receiver) = channel();
+    let untouched = ram.clone();
+    std::thread::spawn(move || {
+        let mut bytes = vec![1; 8 * 4096];
+        untouched.read_pages(pages(3000, 8), &mut bytes).unwrap();
+        sender.send(bytes).unwrap();
+    });
+    let bytes = receiver.recv_timeout(Duration::from_secs(10)).expect("nobody waits for a page");
+    assert!(bytes.iter().all(|byte| *byte == 0));
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::Options;
@@ -20,6 +20,7 @@ use crate::fault::served::ServedMemory;
 use crate::fault::shared::Shared;
 use crate::page::PageSize;
 use crate::source::{PageReader, PageSource};
+use crate::threads;
 use crate::uffd::Feature;
 
 pub(super) fn filler(
@@ -50,7 +51,7 @@ pub(super) fn server(
     let options = *options;
     let Parts { inbox, queue, recorder, poisons } = parts;
     let pre_image = PreImage::new(shared.registered.ram().backing())?;
-    thread::Builder::new().name("fault".to_owned()).spawn(move || {
+    threads::builder().name("fault".to_owned()).spawn(move || {
         let handler = Handler { recorder, poisons, ..handler(shared, queue, pre_image, &options) };
         Server { source, inbox, handler, requests: Vec::new(), spins: 0, source_gone: None }.run()
     })
