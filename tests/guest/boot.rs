@@ -55,7 +55,13 @@ impl BootInfo {
             } else {
                 let command_line: u32 = read(address + CMD_LINE_PTR);
                 let entries: u8 = read(address + E820_ENTRIES);
-                (command_line as u64, read(address + ACPI_RSDP_ADDR), address + E820_TABLE, entries as u64, E820_ENTRY_BYTES)
+                (
+                    command_line as u64,
+                    read(address + ACPI_RSDP_ADDR),
+                    address + E820_TABLE,
+                    entries as u64,
+                    E820_ENTRY_BYTES,
+                )
             };
             let command_line = match command_line {
                 0 => &[],

@@ -25,7 +25,7 @@ impl Armed {
         let Self(mut session) = self;
         session.desk.begin();
         // A verdict of before the moment may be about to be carried out.
-        session.engine.settle();
+        session.engine.settle().map_err(|_| BeginError::Hangs)?;
         let is_open = |chunk: &usize| session.desk.state(*chunk) != State::Armed;
         let open: Vec<_> = session.desk.chunks().filter(is_open).collect();
         session.arm_all(&open)?;

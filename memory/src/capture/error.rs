@@ -22,6 +22,9 @@ pub enum BeginError {
     /// The engine has failed.
     #[error("guest memory is not all there, so it cannot be saved")]
     Engine(#[source] Failure),
+    /// Who serves the faults of the memory has not done as it was told, for 5 s or more.
+    #[error("guest memory is not served: what its pages come from hangs; see to that, and try again")]
+    Hangs,
     /// Too much has to know of discards.
     #[error(transparent)]
     Watch(#[from] TooManyWatchers),

@@ -7,13 +7,13 @@ use std::thread;
 use super::desk::{Desk, State};
 use super::error::BeginError;
 use super::watch::Observer;
-use crate::fault::{FaultEngine, Protection, Status};
+use crate::fault::{FaultEngine, ObserveError, Protection, Status};
 use crate::image::outside;
 use crate::map::PageState;
 use crate::page::{PageRange, PageSize};
 use crate::ram::{DiscardWatcher, GuestRam};
 use crate::threads;
-use crate::uffd::{Pagemap, Stop};
+use crate::uffd::Pagemap;
 
 /// How many threads protect at most, and how many chunks are worth one: 40 µs each, of base pages.
 const ARMING_THREADS_MAX: usize = 4;
@@ -50,9 +50,10 @@ impl Session {
         let desk = Arc::new(Desk::new(ram.pages()));
         let protection = engine.protection();
         let observer = Observer { desk: Arc::clone(&desk), protection: protection.clone() };
-        engine.observe(Box::new(observer)).map_err(|stop| match stop {
-            Stop::Busy => BeginError::Busy,
-            _ => BeginError::Unprotectable,
+        engine.observe(Box::new(observer)).map_err(|error| match error {
+            ObserveError::Busy => BeginError::Busy,
+            ObserveError::Unprotectable => BeginError::Unprotectable,
+            ObserveError::Hangs => BeginError::Hangs,
         })?;
         let plans = desk.chunks().map(|_| Plan::default()).collect();
         // From here on it ends what it began.

@@ -1,11 +1,11 @@
 //! An engine: its threads, and what is asked of them from outside.
 
+pub(super) mod ask;
 mod spawn;
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::around::AroundPolicy;
@@ -25,7 +25,11 @@ use crate::page::PageRange;
 use crate::ram::GuestRam;
 use crate::source::{PageReader, PageSource};
 use crate::uffd::{Feature, Stop};
+use ask::Unanswered;
 use spawn::Parts;
+
+/// How often it is looked whether a thread has stopped.
+const STOP_POLL: Duration = Duration::from_micros(200);
 
 /// How an engine works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -173,7 +177,7 @@ impl FaultEngine {
     /// # Errors
     ///
     /// The kernel's refusal; then nothing is protected. [`Stop::NotRegistered`] where [`Options::write_protect`] was not
-    /// asked for, or nobody serves faults. [`Stop::Unsupported`] where the kernel [notes who writes](Self::tracks_writes),
+    /// asked for, or nobody serves faults, or the source has not come back for 5 s. [`Stop::Unsupported`] where the kernel [notes who writes](Self::tracks_writes),
     /// and so asks nobody.
     pub fn protect(&self, observer: Box<dyn WriteObserver>) -> Result<(), Stop> {
         if self.tracks_writes() {
@@ -183,44 +187,21 @@ impl FaultEngine {
         if !modes.is_some_and(|modes| modes.write_protect) {
             return Err(Stop::NotRegistered);
         }
-        self.ask(|answer| Order::Protect(observer, answer)).unwrap_or(Err(Stop::NotRegistered))
+        self.ask(|answer| Order::Protect(observer, answer)).unwrap_or_else(|unanswered| {
+            if matches!(unanswered, Unanswered::Hangs) {
+                self.tell(Order::Unprotect);
+            }
+            Err(Stop::NotRegistered)
+        })
     }
 
-    /// Ends it, and lets go on whoever waits to write; gives the observer back, if there was one.
+    /// Ends it, and lets go on whoever waits to write; gives the observer back, if there was one. Where the source has
+    /// not come back for 5 s it gives none, and that is done as soon as it does.
     pub fn unprotect(&self) -> Option<Box<dyn WriteObserver>> {
         if self.tracks_writes() {
             return None;
         }
-        self.ask(Order::Unprotect).flatten()
-    }
-
-    /// Asks `observer` before writes to protected pages, and places pages protected from now on, but protects nothing
-    /// that is there: the caller does, through [`protection`](Self::protection), while faults are served.
-    ///
-    /// # Errors
-    ///
-    /// As of [`protect`](Self::protect), and [`Stop::Busy`] where an observer is asked already.
-    pub(crate) fn observe(&self, observer: Box<dyn WriteObserver>) -> Result<(), Stop> {
-        if self.tracks_writes() {
-            return Err(Stop::Unsupported);
-        }
-        let modes = self.memory.as_ref().map(|memory| memory.modes);
-        if !modes.is_some_and(|modes| modes.write_protect) {
-            return Err(Stop::NotRegistered);
-        }
-        self.ask(|answer| Order::Observe(observer, answer)).unwrap_or(Err(Stop::NotRegistered))
-    }
-
-    /// Ends what [`observe`](Self::observe) began, but for what is protected yet.
-    pub(crate) fn unobserve(&self) {
-        // At once, and also where nobody is there to be asked.
-        self.shared.installer.set_protects(false);
-        drop(self.ask(Order::Unobserve));
-    }
-
-    /// Waits until the fault thread has done what it was doing: verdicts that were given before this are carried out.
-    pub(crate) fn settle(&self) {
-        let _ = self.ask(Order::Settle);
+        self.ask(Order::Unprotect).ok().flatten()
     }
 
     /// What protects pages, on any thread.
@@ -254,7 +235,7 @@ impl FaultEngine {
         self.shared.status()
     }
 
-    /// Says that the engine has failed where its source has not come back for `limit` from being asked for answers, as
+    /// Says that the engine has failed where its source has not come back for `limit` from being asked for pages, or for answers, as
     /// from a disk that hangs. The thread that serves cannot say so itself then; whoever watches over it asks now and
     /// again.
     pub fn check(&self, limit: Duration) {
@@ -314,20 +295,16 @@ impl FaultEngine {
         self.orders.send(Order::Stop);
         self.server.take()?.join().ok()
     }
-
-    /// Sends an order that is answered.
-    fn ask<T>(&self, order: impl FnOnce(Sender<T>) -> Order) -> Option<T> {
-        let (answer, answered) = channel();
-        if !self.orders.send(order(answer)) {
-            return None;
-        }
-        answered.recv().ok()
-    }
 }
 
 impl Drop for FaultEngine {
+    /// A thread whose source has not come back for 5 s is left behind: it ends when that does.
     fn drop(&mut self) {
         self.stop_filler();
-        self.stop_server();
+        self.orders.send(Order::Stop);
+        let server = self.server.take();
+        while server.as_ref().is_some_and(|server| !server.is_finished()) && !self.source_hangs() {
+            thread::sleep(STOP_POLL);
+        }
     }
 }

@@ -60,6 +60,7 @@ mod waits;
 mod write;
 
 pub use around::AroundPolicy;
+pub(crate) use engine::ask::ObserveError;
 pub use engine::{FaultEngine, Options, Stopped};
 pub use fill::FillOptions;
 pub use locality::Locality;

@@ -129,7 +129,13 @@ impl Server {
         }
         let result = match &self.source_gone {
             Some(cause) => Err(SourceError::Gone(cause.clone())),
-            None => self.source.submit(&self.requests),
+            None => {
+                let reading = &self.handler.shared.reading;
+                reading.begin();
+                let result = self.source.submit(&self.requests);
+                reading.end();
+                result
+            }
         };
         match result {
             Ok(()) => {}

@@ -152,6 +152,78 @@ fn an_engine_that_dies_ends_it_and_who_has_its_pages_goes_on() {
     assert_eq!(protected(&ram), 0);
 }
 
+/// Whether a source is to hang, and whether it does.
+#[derive(Default)]
+struct Hanging {
+    is_told: AtomicBool,
+    has_begun: AtomicBool,
+}
+
+/// A source that hangs from when it is told to until it is let go.
+struct Hangs(Arc<Hanging>, crate::source::Reading<crate::source::pattern::PatternReader>);
+
+impl PageSource for Hangs {
+    fn name(&self) -> &'static str {
+        "hangs"
+    }
+
+    fn submit(&mut self, requests: &[PageRequest]) -> Result<(), SourceError> {
+        self.1.submit(requests)
+    }
+
+    fn complete(&mut self, sink: &mut dyn FnMut(PageReply<'_>)) -> Result<(), SourceError> {
+        while self.0.is_told.load(Ordering::Relaxed) {
+            self.0.has_begun.store(true, Ordering::Relaxed);
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        self.1.complete(sink)
+    }
+
+    fn has_more(&self) -> bool {
+        self.1.has_more()
+    }
+
+    fn readiness(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        None
+    }
+}
+
+fn hanging() -> (Arc<Hanging>, Arc<FaultEngine>) {
+    let (hangs, ram) = (Arc::new(Hanging::default()), ram(ANONYMOUS));
+    let options = Options { write_protect: true, ..Options::default() };
+    let source = Box::new(Hangs(Arc::clone(&hangs), crate::source::Reading::new(reader_of(&ram))));
+    (hangs, Arc::new(FaultEngine::start(ram, source, None, &options).unwrap()))
+}
+
+fn hang(hangs: &Hanging, engine: &FaultEngine) {
+    hangs.is_told.store(true, Ordering::Relaxed);
+    let ram = engine.ram().clone();
+    std::thread::spawn(move || touch(&ram, pages(0, 1)));
+    until("it hangs", || hangs.has_begun.load(Ordering::Relaxed));
+}
+
+#[test]
+fn a_source_that_hangs_is_told_and_no_observer_of_that_time_stays() {
+    let (hangs, engine) = hanging();
+    hang(&hangs, &engine);
+    assert!(matches!(Capture::begin(Arc::clone(&engine)), Err(BeginError::Hangs)));
+    hangs.is_told.store(false, Ordering::Relaxed);
+    // The one that was given up would be in the way of another.
+    drop(Capture::begin(Arc::clone(&engine)).unwrap());
+    assert_eq!(protected(engine.ram()), 0);
+}
+
+#[test]
+fn a_source_that_hangs_between_preparing_and_the_moment_holds_up_neither_that_nor_the_end() {
+    let (hangs, engine) = hanging();
+    let armed = Capture::prepare(Arc::clone(&engine)).unwrap();
+    hang(&hangs, &engine);
+    assert!(matches!(armed.begin(), Err(BeginError::Hangs)));
+    assert_eq!(protected(engine.ram()), 0);
+    drop(engine);
+    hangs.is_told.store(false, Ordering::Relaxed);
+}
+
 /// Gives nothing past a page.
 struct Cut(PageRange);
 
