@@ -143,10 +143,17 @@ impl Drop for Session {
 }
 
 impl Session {
-    fn unprotect(&self, mut chunks: impl Iterator<Item = usize>) {
-        // It is refused only where the memory is gone, or nobody reads its removals: then the engine has failed, and
-        // who waits does so for that.
-        let _ = chunks.try_for_each(|chunk| self.protection.unprotect(self.desk.range(chunk)));
+    fn unprotect(&self, chunks: impl Iterator<Item = usize>) {
+        let mut is_patient = true;
+        for range in chunks.map(|chunk| self.desk.range(chunk)) {
+            if is_patient {
+                // It is refused only where the memory is gone, or nobody reads its removals. The others may be let go
+                // all the same, but waiting again for each of them would take hours.
+                is_patient = self.protection.unprotect(range).is_ok();
+            } else {
+                self.protection.unprotect_now(range);
+            }
+        }
     }
 }
 

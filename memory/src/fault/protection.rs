@@ -40,7 +40,7 @@ impl Protection {
         patiently(range, |rest| self.0.registered.unprotect(rest))
     }
 
-    /// The same, if it can be done at once: on the thread that serves faults.
+    /// The same, if it can be done at once: for the thread that serves faults, and for whoever has waited already.
     pub(crate) fn unprotect_now(&self, range: PageRange) {
         // What could not be done is asked for again by who writes there.
         let _ = self.0.registered.unprotect(range);
