@@ -36,7 +36,8 @@ pub const CHUNKS_MAX: usize = 8192;
 /// all of it, and the background fill brings that as soon.
 pub const PAGES_MAX: u64 = 1 << 18;
 
-const WORDS: usize = (BASE_PAGES_PER_HUGE / u64::BITS as u64) as usize;
+const WORDS: usize = 8;
+const _: () = assert!(WORDS as u64 * u64::BITS as u64 == BASE_PAGES_PER_HUGE, "a bit for each page");
 
 /// Pages of one chunk of 2 MiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
