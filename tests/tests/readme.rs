@@ -51,7 +51,7 @@ fn adapt(line: &str) -> String {
 
 fn stage(folder: &Path) {
     fs::copy(bare_metal(Entry::Linux64), folder.join("vmlinuz")).unwrap();
-    for name in ["initrd.img", "root.ext4", "second.ext4", "third.ext4"] {
+    for name in ["initrd.img", "root.ext4", "second.ext4", "third.ext4", "fourth.ext4"] {
         fs::write(folder.join(name), vec![0x5a; 1 << 20]).unwrap();
     }
 }
