@@ -73,7 +73,14 @@ fn what_was_written_since_it_was_made_and_then_since_it_was_saved_is_given() {
             assert!(tracker.follows_writes());
             read(&ram, &[1, 2, 3]);
             write(&ram, &[3, 200]);
-            assert_eq!(taken(&mut tracker), [3, 200], "{way:?}");
+            let first = taken(&mut tracker);
+            if way == TrackWrites::SoftDirty {
+                // Before the first save it is asked which pages there are, and a zero page that was read is one.
+                assert!([3, 200].iter().all(|page| first.contains(page)), "{first:?}");
+                assert!(first.iter().all(|page| [1, 2, 3, 200].contains(page)), "{first:?}");
+            } else {
+                assert_eq!(first, [3, 200]);
+            }
             tracker.saved();
             read(&ram, &[3, 4]);
             write(&ram, &[200, 201]);
