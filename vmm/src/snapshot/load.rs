@@ -125,10 +125,10 @@ impl Loaded {
                 let plan = loaded.memory_plan(load, backend)?;
                 return Ok((loaded, plan));
             }
-            let place = file::memory_path(loaded.saved.id, memory)?;
+            let place = loaded.memory.last().map(|(place, _)| place.clone());
             let plan = loaded.memory_plan(load, backend);
             // In this order: a memory file makes room for the next one before the state file does.
-            let is_there = file::memory_path(loaded.saved.id, memory)? == place
+            let is_there = Some(file::memory_path(loaded.saved.id, memory)?) == place
                 && file::id_at(state)? == Some(loaded.saved.id);
             if is_there {
                 return plan.map(|plan| (loaded, plan));
