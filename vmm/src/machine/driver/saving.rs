@@ -136,11 +136,11 @@ impl Driver {
         let memory = &self.vm_mut().memory;
         let ranges = save::ranges(memory.ram());
         files.check_limit(memory.ram().size_bytes())?;
-        let armed = match arm(memory) {
-            Ok(armed) if create.live || (parent.is_none() && !memory.is_unserved()) => Some(armed),
+        let is_captured = create.live || (parent.is_none() && !memory.is_unserved());
+        let armed = match is_captured.then(|| arm(memory)).transpose() {
             Err(error) if create.live => return Err(error.into()),
             // As a guest that stands still can be saved without.
-            Ok(_) | Err(_) => None,
+            armed => armed.unwrap_or(None),
         };
         let (taken, content) = self.stand_still(armed, parent.is_some())?;
         let (instance_id, ancestors) = (self.instance_id.clone(), ancestors.unwrap_or_default());
