@@ -47,10 +47,7 @@ struct Saved {
 impl Saved {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let files = SnapshotFiles::new(folder.path(), "saved");
-        let vmm = filled();
-        vmm.pause();
-        vmm.save(&files);
+        let files = saved(folder.path(), "saved");
         Self { folder, files }
     }
 
@@ -66,6 +63,15 @@ impl Saved {
         let mut load = self.files.load("Uffd");
         load["mem_backend"]["backend_path"] = json!(socket);
         load
+    }
+}
+
+/// Waits until the VMM says that its handler is gone.
+fn wait_for_handler_failure(vmm: &Vmm) {
+    let deadline = Instant::now() + WAIT;
+    while vmm.get("/")["handler_failure"].is_null() {
+        assert!(Instant::now() < deadline, "nobody says that the handler is gone: {}", vmm.get("/"));
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -97,11 +103,7 @@ fn a_handler_that_dies_is_told_and_replaced() {
         let _first = saved.handler(&first, "die-after=200");
         let mut vmm = Vmm::loaded(&saved.load(&first));
         vmm.type_text(&format!("walk {FILLED_MIB} {SEED}\n"));
-        let deadline = Instant::now() + WAIT;
-        while vmm.get("/")["handler_failure"].is_null() {
-            assert!(Instant::now() < deadline, "nobody says that the handler is gone: {}", vmm.get("/"));
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait_for_handler_failure(&vmm);
         assert_eq!(vmm.state(), "Running", "the guest waits, and nothing is lost");
         let nobody = saved.socket("nobody");
         let message = vmm.refuse("PUT", "/snapshot/handler", &json!({ "backend_path": nobody }));
@@ -125,13 +127,8 @@ fn a_handler_that_dies_is_replaced_while_the_guest_is_saved() {
         let mut vmm = Vmm::loaded(&saved.load(&first));
         vmm.pause();
         let again = SnapshotFiles::new(saved.folder.path(), "again");
-        let (client, body) = (vmm.client().clone(), again.creation().to_string());
-        let asked = std::thread::spawn(move || client.raw("PUT", "/snapshot/create", Some(body.as_bytes())));
-        let deadline = Instant::now() + WAIT;
-        while vmm.get("/")["handler_failure"].is_null() {
-            assert!(Instant::now() < deadline, "nobody says that the handler is gone: {}", vmm.get("/"));
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let asked = vmm.begin_save(&again.creation());
+        wait_for_handler_failure(&vmm);
         let refused = vmm.refuse("PATCH", "/vm", &json!({ "state": "Resumed" }));
         assert!(refused.contains("is being saved"), "{refused}");
         let second = saved.socket("second");
@@ -155,13 +152,8 @@ fn a_machine_whose_handler_is_gone_while_it_is_saved_can_be_ended() {
         let mut vmm = Vmm::loaded(&saved.load(&socket));
         vmm.pause();
         let again = SnapshotFiles::new(saved.folder.path(), "again");
-        let (client, body) = (vmm.client().clone(), again.creation().to_string());
-        let asked = std::thread::spawn(move || client.raw("PUT", "/snapshot/create", Some(body.as_bytes())));
-        let deadline = Instant::now() + WAIT;
-        while vmm.get("/")["handler_failure"].is_null() {
-            assert!(Instant::now() < deadline, "nobody says that the handler is gone: {}", vmm.get("/"));
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let asked = vmm.begin_save(&again.creation());
+        wait_for_handler_failure(&vmm);
         vmm.signal("TERM");
         vmm.wait_for_exit();
         // Refused, or cut off with the process.

@@ -28,10 +28,7 @@ struct Saved {
 impl Saved {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let files = SnapshotFiles::new(folder.path(), "saved");
-        let vmm = filled();
-        vmm.pause();
-        vmm.save(&files);
+        let files = saved(folder.path(), "saved");
         Self { folder, files }
     }
 
