@@ -48,11 +48,7 @@ fn a_snapshot_says_what_it_is() {
         let files = SnapshotFiles::new(folder.path(), "saved");
         let disk = folder.path().join("disk");
         fs::write(&disk, vec![0; 1 << 20]).unwrap();
-        let mut vmm = Vmm::configured("shell exit");
-        vmm.drive("data", &disk, false, false);
-        vmm.entropy();
-        vmm.start_instance();
-        vmm.wait_for_line("guest: shell");
+        let vmm = with_devices(&disk);
         vmm.pause();
         vmm.save(&files);
         let found = json_of("inspect", &[&files.state]);

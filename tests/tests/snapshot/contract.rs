@@ -130,11 +130,7 @@ fn what_is_loaded_tells_of_itself_as_before() {
         let files = SnapshotFiles::new(folder.path(), "saved");
         let disk = folder.path().join("disk");
         std::fs::write(&disk, vec![0x5a; 1 << 20]).unwrap();
-        let mut vmm = Vmm::configured("shell exit");
-        vmm.drive("data", &disk, false, false);
-        vmm.entropy();
-        vmm.start_instance();
-        vmm.wait_for_line("guest: shell");
+        let vmm = with_devices(&disk);
         vmm.pause();
         let before = (config_of(&vmm), vmm.get("/machine-config"));
         vmm.save(&files);

@@ -44,6 +44,16 @@ fn filled_with(seed: u64) -> Vmm {
     vmm
 }
 
+/// A guest with a disk and an entropy device that does what is typed.
+fn with_devices(disk: &Path) -> Vmm {
+    let mut vmm = Vmm::configured("shell exit");
+    vmm.drive("data", disk, false, false);
+    vmm.entropy();
+    vmm.start_instance();
+    vmm.wait_for_line("guest: shell");
+    vmm
+}
+
 /// The snapshot of a guest that has filled its RAM and does what is typed. The guest is gone.
 fn saved(folder: &Path, name: &str) -> SnapshotFiles {
     saved_with(folder, name, SEED)
