@@ -15,6 +15,10 @@ use super::placed::{Placed, Wake};
 use crate::page::PageRange;
 use crate::ram::GuestRam;
 
+/// How many pages are let go at once. The kernel looks at each, and has the mappings to itself meanwhile: 32 MiB of base
+/// pages take it 0.4 ms.
+const UNREGISTERED_AT_ONCE: u64 = 8192;
+
 /// What is told of memory. At least one has to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Modes {
@@ -176,16 +180,22 @@ impl Registered {
     }
 
     /// Ends the registration, and lets everyone who waits go on. Pages that are missing are zero from then on: only
-    /// for when all are there.
+    /// for when all are there. A part at a time, so that nobody is kept from memory for long.
     ///
     /// # Errors
     ///
-    /// What the kernel answers.
+    /// What the kernel answers. A part of the memory may not be registered any more; asking again goes on with the rest.
     pub fn unregister(&self) -> io::Result<()> {
-        let (start, len) = self.whole();
-        self.uffd.unregister(start, len).map_err(events::into_io)?;
-        // Unregistering wakes those who miss a page, and not those who wait to write one.
-        self.uffd.wake(start, len).map_err(events::into_io)
+        let mut rest = self.ram.pages();
+        while !rest.is_empty() {
+            let (part, later) = rest.split_at(UNREGISTERED_AT_ONCE);
+            let (start, len) = self.pointer(part);
+            self.uffd.unregister(start, len).map_err(events::into_io)?;
+            // Unregistering wakes those who miss a page, and not those who wait to write one.
+            self.uffd.wake(start, len).map_err(events::into_io)?;
+            rest = later;
+        }
+        Ok(())
     }
 
     fn raw(&self) -> RawFd {
