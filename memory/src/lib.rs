@@ -15,6 +15,7 @@
 //! | [`ram`] | [`GuestRam`]: the regions a guest sees, over one mapping of the host |
 //! | [`uffd`] | userfaultfd: what the kernel has, registered RAM, the verbs that place pages |
 //! | [`staging`] | huge pages that are filled here and moved into a guest whole |
+//! | [`threads`] | threads that the host may refuse, and how urgent they are |
 //! | [`working_set`] | which pages are wanted first after a restore |
 
 pub mod capture;
@@ -26,7 +27,7 @@ pub mod page;
 pub mod ram;
 pub mod source;
 pub mod staging;
-mod threads;
+pub mod threads;
 pub mod uffd;
 pub mod working_set;
 

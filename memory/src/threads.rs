@@ -1,10 +1,15 @@
-//! Threads that share a piece of work, and end with it.
+//! Threads: those that share a piece of work and end with it, and how urgent one is.
 //!
 //! The host may give none: they are as many as their cgroup or their user may have. Whoever asks does the work itself
 //! then.
 
+mod slice;
+
 use std::io;
 use std::thread::{Scope, ScopedJoinHandle};
+
+pub use slice::be_background;
+pub(crate) use slice::be_urgent;
 
 /// Has `work` done on another thread.
 ///

@@ -1,4 +1,4 @@
-//! Which chunk is read next, who waits for one to be read, and the buffers that chunks are read into.
+//! Which chunk is read next, who waits for one to be read, and the buffers that those are read into.
 //!
 //! ```text
 //!   Open ◀──write── Armed ──write, discard──▶ Wanted
@@ -10,7 +10,8 @@
 //! Invariants:
 //!
 //! - `Read` is set before the chunk is unprotected, and `Wanted` is never left but to it: whoever was told to wait is woken.
-//! - A chunk is in the queue of those that are wanted at most once.
+//! - A chunk is in the queue of those that are wanted at most once, and is handed out as a cold one at most once.
+//! - It is `Read` by one of those it was handed out to, and only that one's reading counts.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
@@ -20,10 +21,10 @@ use crate::fault::Verdict;
 use crate::image::length_of;
 use crate::page::{BASE_PAGES_PER_HUGE, PageIndex, PageRange, PageSize};
 
-/// How many chunks may be read and not written yet.
+/// How many chunks may be read and not written yet: those that somebody waited for.
 pub const BUFFERS_MAX: usize = 16;
-/// How many of them are kept for chunks that somebody waits for.
-const RESERVED: usize = BUFFERS_MAX / 2;
+/// How many buffers are there before anybody waits.
+const BUFFERS_READY: usize = BUFFERS_MAX / 2;
 
 /// What is known of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,8 +57,10 @@ pub(super) type Buffer = Box<[u8]>;
 #[derive(Debug, Default)]
 struct Queue {
     wanted: VecDeque<usize>,
-    /// The first that may not have been read.
+    /// The first that was not handed out as a cold one.
     next: usize,
+    /// How many are not read yet.
+    unread: usize,
     free: Vec<Buffer>,
     made: usize,
     /// How many discards are under way.
@@ -88,7 +91,7 @@ impl Desk {
             is_left: (0..count).map(|_| AtomicBool::new(false)).collect(),
             is_begun: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
-            queue: Mutex::default(),
+            queue: Mutex::new(Queue { unread: count, ..Queue::default() }),
             has_work: Condvar::new(),
             was_read: Condvar::new(),
         }
@@ -204,37 +207,50 @@ impl Desk {
         self.is_left[chunk].load(SeqCst)
     }
 
-    /// The chunk to be read next, and a buffer for it; waits until there is a buffer. `None` when all were taken, or it
-    /// was stopped.
-    pub(super) fn next(&self) -> Option<(usize, Buffer)> {
+    /// A chunk that somebody waits for, and a buffer for it. Waits for both; `None` when all are read, or it was stopped.
+    pub(super) fn wait_for_wanted(&self) -> Option<(usize, Buffer)> {
         let mut queue = self.queue();
-        loop {
-            while queue.wanted.front().is_some_and(|chunk| self.state(*chunk) == State::Read) {
-                queue.wanted.pop_front();
-            }
-            while queue.next < self.states.len() && self.state(queue.next) == State::Read {
-                queue.next += 1;
-            }
-            if queue.is_stopped || queue.next == self.states.len() {
-                return None;
-            }
-            let there = queue.free.len() + BUFFERS_MAX - queue.made;
-            let chunk = match queue.wanted.front() {
-                Some(_) if there > 0 => queue.wanted.pop_front(),
-                None if there > RESERVED => Some(queue.next),
-                _ => None,
-            };
-            if let Some(chunk) = chunk {
-                return Some((chunk, self.buffer(&mut queue)));
+        while !queue.is_stopped && queue.unread > 0 {
+            if let Some(wanted) = self.take_wanted(&mut queue) {
+                return Some(wanted);
             }
             queue = self.has_work.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
+        None
     }
 
-    /// Makes the buffers that are kept for chunks that somebody waits for, and has the host back them: whoever waits first
-    /// does not wait for that.
+    /// The same, if there is one at once.
+    pub(super) fn wanted(&self) -> Option<(usize, Buffer)> {
+        let mut queue = self.queue();
+        if queue.is_stopped { None } else { self.take_wanted(&mut queue) }
+    }
+
+    fn take_wanted(&self, queue: &mut Queue) -> Option<(usize, Buffer)> {
+        while queue.wanted.front().is_some_and(|chunk| self.state(*chunk) == State::Read) {
+            queue.wanted.pop_front();
+        }
+        let has_buffer = !queue.free.is_empty() || queue.made < BUFFERS_MAX;
+        let chunk = if has_buffer { queue.wanted.pop_front() } else { None };
+        chunk.map(|chunk| (chunk, self.buffer(queue)))
+    }
+
+    /// A chunk that nobody has waited for yet, in order. `None` when all were handed out, or it was stopped.
+    pub(super) fn cold(&self) -> Option<usize> {
+        let mut queue = self.queue();
+        while !queue.is_stopped && queue.next < self.states.len() {
+            queue.next += 1;
+            if self.state(queue.next - 1) != State::Read {
+                return Some(queue.next - 1);
+            }
+        }
+        None
+    }
+
+    /// Makes the buffers for chunks that somebody waits for, and has the host back them: whoever waits first does not
+    /// wait for that.
     pub(super) fn make_buffers(&self) {
-        let buffers: Vec<_> = (0..RESERVED).map(|_| vec![0xff; length_of(self.range(0))].into()).collect();
+        let buffers: Vec<_> =
+            (0..BUFFERS_READY).map(|_| vec![0xff; length_of(self.range(0))].into()).collect();
         let mut queue = self.queue();
         queue.made += buffers.len();
         queue.free.extend(buffers);
@@ -248,12 +264,20 @@ impl Desk {
         })
     }
 
-    /// `chunk` was read. It is to be unprotected next.
-    pub(super) fn read(&self, chunk: usize) {
-        self.states[chunk].store(State::Read as u8, SeqCst);
+    /// `chunk` was read, and is to be unprotected next. Says whether that is so: else somebody else has read it before.
+    pub(super) fn read(&self, chunk: usize) -> bool {
+        if self.states[chunk].swap(State::Read as u8, SeqCst) == State::Read as u8 {
+            return false;
+        }
         // Whoever looked before that and is about to sleep holds it.
-        drop(self.queue());
+        let mut queue = self.queue();
+        queue.unread -= 1;
+        if queue.unread == 0 {
+            self.has_work.notify_all();
+        }
+        drop(queue);
         self.was_read.notify_all();
+        true
     }
 
     pub(super) fn give_back(&self, buffer: Buffer) {
@@ -264,7 +288,7 @@ impl Desk {
     /// Nothing more is read.
     pub(super) fn stop(&self) {
         self.queue().is_stopped = true;
-        self.has_work.notify_one();
+        self.has_work.notify_all();
     }
 
     /// Nobody is asked to wait any more.

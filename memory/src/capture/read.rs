@@ -1,4 +1,6 @@
-//! What one chunk held at the moment.
+//! What chunks held at the moment.
+
+use std::sync::{Mutex, PoisonError};
 
 use super::error::CaptureError;
 use super::session::{Plan, Session};
@@ -7,29 +9,32 @@ use crate::map::PageState;
 use crate::page::PageRange;
 use crate::source::{Content, PageReader};
 
-/// Whom pages are read from that the guest does not have yet.
-pub(super) type Missing<'a> = Option<&'a mut dyn PageReader>;
+/// Whom pages are read from that the guest does not have yet: one thread at a time.
+pub(super) type Missing<'a> = Option<Mutex<&'a mut dyn PageReader>>;
 
 impl Session {
-    /// Reads `chunk` into `buffer`, each page at its place; gives the runs that were read, in order. All else is zero.
-    pub(super) fn read_chunk(
+    /// Reads `range`, which is of `chunk`, into `buffer`, each page at its place; gives the runs that were read, in order.
+    /// All else is zero. It counts only if the chunk was let go by nobody until this returns.
+    pub(super) fn read(
         &self,
         chunk: usize,
-        missing: &mut Missing<'_>,
+        range: PageRange,
+        missing: &Missing<'_>,
         buffer: &mut [u8],
     ) -> Result<Vec<PageRange>, CaptureError> {
-        let (range, plan) = (self.desk.range(chunk), &self.plans[chunk]);
+        let plan = &self.plans[chunk];
         let place = |run: PageRange| {
             let skipped = length_of(PageRange::between(range.start, run.start));
             skipped..skipped + length_of(run)
         };
-        let elsewhere = self.elsewhere(plan, missing.is_some())?;
+        let elsewhere = self.elsewhere(plan, range, missing.is_some())?;
         let mut data = Vec::new();
         for part in outside(range, &plan.blank).into_iter().flat_map(|part| outside(part, &elsewhere)) {
             self.read_ram(part, &mut buffer[place(part)])?;
             data.push(part);
         }
-        if let Some(reader) = missing {
+        if let (Some(reader), false) = (missing, elsewhere.is_empty()) {
+            let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
             for run in elsewhere {
                 let read = reader.read(run, &mut buffer[place(run)]);
                 match read.map_err(|source| CaptureError::Source { range: run, source })? {
@@ -42,10 +47,15 @@ impl Session {
         Ok(data)
     }
 
-    /// What of the pages that were with their source is not there yet, or is about to be thrown away.
-    fn elsewhere(&self, plan: &Plan, has_reader: bool) -> Result<Vec<PageRange>, CaptureError> {
+    /// What of the pages of `range` that were with their source is not there yet, or is about to be thrown away.
+    fn elsewhere(
+        &self,
+        plan: &Plan,
+        range: PageRange,
+        has_reader: bool,
+    ) -> Result<Vec<PageRange>, CaptureError> {
         let (mut elsewhere, mut removed) = (Vec::new(), None);
-        for &run in &plan.missing {
+        for run in plan.missing.iter().map(|run| run.intersection(range)).filter(|run| !run.is_empty()) {
             self.engine.map().state_runs(run, |run, state| match state {
                 PageState::Present => {}
                 _ if has_reader => elsewhere.push(run),

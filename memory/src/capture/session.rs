@@ -69,6 +69,13 @@ impl Session {
 
     /// Protects all `chunks`, on as many threads as are given something to do by that.
     pub(super) fn arm_all(&mut self, chunks: &[usize]) -> Result<(), BeginError> {
+        // How many processors there are is a question that takes the host as long as a chunk.
+        if chunks.len() <= CHUNKS_PER_THREAD_MIN {
+            return chunks.iter().try_for_each(|chunk| {
+                self.plans[*chunk] = self.arm(*chunk)?;
+                Ok(())
+            });
+        }
         let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(ARMING_THREADS_MAX);
         let share = chunks.len().div_ceil(threads).max(CHUNKS_PER_THREAD_MIN);
         let session = &*self;

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use crate::page::{PageIndex, PageRange};
 
 /// How many pages are read at once: what stays in a processor's cache between reading, checking and writing.
-pub(super) const BATCH_PAGES: u64 = 64;
+pub(crate) const BATCH_PAGES: u64 = 64;
 
 /// A file that a memory is written to. Tests have one that fails when it is told to.
 pub(crate) trait MemoryFile: Sync {
@@ -66,7 +66,7 @@ pub(crate) fn read_all(file: impl AsFd, range: PageRange, bytes: &mut [u8]) -> i
 }
 
 /// Memory for one batch.
-pub(super) fn batch_buffer() -> Vec<u8> {
+pub(crate) fn batch_buffer() -> Vec<u8> {
     vec![0; length_of(PageRange { start: PageIndex(0), count: BATCH_PAGES })]
 }
 

@@ -49,7 +49,7 @@ pub(crate) use chunk::{ChunkWriter, Part, join};
 pub(crate) use contents::outside;
 pub use contents::{Contents, ContentsError};
 pub use error::{OverlayError, StackError, VerifyError, WriteError};
-pub(crate) use file::{MemoryFile, length_of, read_all};
+pub(crate) use file::{BATCH_PAGES, MemoryFile, batch_buffer, length_of, read_all};
 pub use overlay::overlay;
 pub use progress::Progress;
 pub use selection::Selection;

@@ -112,7 +112,7 @@ fn a_slow_file_holds_up_no_more_than_the_buffers() {
 }
 
 #[test]
-fn chunks_that_somebody_waits_for_are_read_first_and_have_buffers_kept() {
+fn chunks_that_somebody_waits_for_have_buffers_and_the_others_come_in_order() {
     use crate::capture::desk::{Desk, State};
     use crate::fault::Verdict;
     let desk = Desk::new(pages(0, 512 * 40));
@@ -120,26 +120,33 @@ fn chunks_that_somebody_waits_for_are_read_first_and_have_buffers_kept() {
     assert_eq!((desk.write(3), desk.state(3)), (Verdict::Allow, State::Open), "before the moment");
     desk.arm(3);
     desk.begin();
+    assert!(desk.wanted().is_none(), "nobody waits");
     assert_eq!(
         (desk.write(30), desk.write(30), desk.write(20)),
         (Verdict::Wait, Verdict::Wait, Verdict::Wait)
     );
     let mut taken = Vec::new();
     let mut take = || {
-        let (chunk, buffer) = desk.next().unwrap();
-        desk.read(chunk);
+        let (chunk, buffer) = desk.wanted()?;
         taken.push(buffer);
-        chunk
+        desk.read(chunk).then_some(chunk)
     };
-    assert_eq!([take(), take(), take(), take()], [30, 20, 0, 1]);
-    assert_eq!((desk.write(30), desk.write(0)), (Verdict::Allow, Verdict::Allow), "they were read");
-    while BUFFERS_MAX - 4 > 8 && take() < 5 {}
-    for chunk in 32..40 {
-        assert_eq!(desk.write(chunk), Verdict::Wait);
-        assert_eq!(take(), usize::from(u8::try_from(chunk).unwrap()), "a buffer was kept for it");
+    assert_eq!([take(), take(), take()], [Some(30), Some(20), None]);
+    assert_eq!((desk.write(30), desk.write(20)), (Verdict::Allow, Verdict::Allow), "they were read");
+    assert_eq!([desk.cold(), desk.cold()], [Some(0), Some(1)]);
+    assert_eq!(desk.write(1), Verdict::Wait, "it is being written, and not read yet");
+    assert_eq!(take(), Some(1), "so it is read for whoever waits");
+    assert!(!desk.read(1), "and what else was read of it does not count");
+    for chunk in 2..40 {
+        desk.write(chunk);
     }
+    let with_buffers = std::iter::from_fn(&mut take).count();
+    assert_eq!((taken.len(), with_buffers), (BUFFERS_MAX, BUFFERS_MAX - 3), "as many as there are buffers");
+    desk.give_back(taken.pop().unwrap());
+    assert!(desk.wanted().is_some());
+    assert_eq!(desk.cold(), Some(15), "the first that was not read");
     desk.end();
     assert_eq!(desk.write(39), Verdict::Allow);
     desk.stop();
-    assert!(desk.next().is_none());
+    assert!(desk.wanted().is_none() && desk.wait_for_wanted().is_none() && desk.cold().is_none());
 }

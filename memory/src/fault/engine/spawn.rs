@@ -52,6 +52,8 @@ pub(super) fn server(
     let Parts { inbox, queue, recorder, poisons } = parts;
     let pre_image = PreImage::new(shared.registered.ram().backing())?;
     threads::builder().name("fault".to_owned()).spawn(move || {
+        // Somebody waits whenever it is woken. Where the host does not let it, faults take longer beside other work.
+        let _ = threads::be_urgent();
         let handler = Handler { recorder, poisons, ..handler(shared, queue, pre_image, &options) };
         Server { source, inbox, handler, requests: Vec::new(), spins: 0, source_gone: None }.run()
     })
