@@ -100,7 +100,8 @@ pub fn build(
     // Checked in MiB: in bytes the size might not fit into its type.
     GuestRam::check_host(machine.mem_size_mib)?;
     let ranges = layout::ram_ranges(machine.mem_size_mib << 20);
-    let memory = Memory::new(plan, &ranges, machine.huge_pages, machine.track_dirty_pages, notifier)?;
+    let ram = plan.map(&ranges, machine.huge_pages)?;
+    let memory = Memory::new(plan, ram, machine.track_dirty_pages, notifier)?;
     match furnish(resources, &command_line, &kvm, memory.ram(), options, notifier) {
         Ok(Furnished { vcpus, vcpu_metrics, devices, extent, host, vm }) => {
             memory.loaded();

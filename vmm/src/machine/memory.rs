@@ -1,7 +1,7 @@
 //! How a VM's RAM comes about, and who serves it.
 //!
 //! ```text
-//!   MemoryPlan ──build──▶ Memory ─┬─ GuestRam ──────▶ KVM, devices, what the loader writes
+//!   MemoryPlan ──map──▶ Memory ───┬─ GuestRam ──────▶ KVM, devices, what the loader writes
 //!     Fresh                       ├─ FaultEngine      "fault", "fill": pages come when they are wanted
 //!     Served                      ├─ Watch            "memory": tells the driver when one cannot come
 //!     Handed                      ├─ Handed           "handler": another process serves, and may go
@@ -95,6 +95,31 @@ pub struct ServedPlan {
     pub started: Option<Started>,
 }
 
+impl MemoryPlan {
+    /// Maps the RAM, which nobody serves yet: for KVM to know it early. The plan is not spent by that.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError`].
+    pub fn map(&self, ranges: &[RamRange], huge_pages: HugePages) -> Result<GuestRam, MemoryError> {
+        Ok(match self {
+            Self::Fresh => GuestRam::new(ranges, backing(huge_pages))?,
+            Self::Served(plan) => match &plan.foundation {
+                Foundation::New(backing) => GuestRam::new(ranges, *backing)?,
+                Foundation::Memfd(memfd, sharing) => {
+                    let memfd = memfd.try_clone().map_err(MemoryError::Descriptor)?;
+                    GuestRam::over_memfd(ranges, memfd, *sharing)?
+                }
+            },
+            Self::File(file) => {
+                GuestRam::over_file(ranges, file.try_clone().map_err(MemoryError::Descriptor)?)?
+            }
+            Self::Handed { backing, .. } => GuestRam::new(ranges, *backing)?,
+            Self::Spent => return Err(MemoryError::Spent),
+        })
+    }
+}
+
 /// Makes a reader of the content of served memory.
 pub type Again = Box<dyn Fn() -> Box<dyn PageReader> + Send>;
 
@@ -116,6 +141,11 @@ pub enum MemoryError {
     /// The host does not give it.
     #[error(transparent)]
     Ram(#[from] RamError),
+    /// There is no descriptor for it.
+    #[error(
+        "the file of guest memory cannot be opened once more: raise the limit of open files, `ulimit -n`"
+    )]
+    Descriptor(#[source] io::Error),
     /// Nobody can serve it.
     #[error("guest memory cannot be served: {0}")]
     Serve(#[from] fault::StartError),
@@ -165,16 +195,16 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Carries out `plan`, which is spent then. `tracks` is whether writes are followed, so that a diff holds little more
-    /// than what was written; without that it holds all that the host has of the memory.
+    /// Carries out `plan`, which has [mapped](MemoryPlan::map) `ram` and is spent then. `tracks` is whether writes are
+    /// followed, so that a diff holds little more than what was written; without that it holds all that the host has of the
+    /// memory.
     ///
     /// # Errors
     ///
     /// [`MemoryError`].
     pub fn new(
         plan: &mut MemoryPlan,
-        ranges: &[RamRange],
-        huge_pages: HugePages,
+        ram: GuestRam,
         tracks: bool,
         notifier: &Notifier,
     ) -> Result<Self, MemoryError> {
@@ -184,13 +214,12 @@ impl Memory {
         }
         // It can be had again, where a start fails.
         if let MemoryPlan::Fresh = plan {
-            return Self::unserved(GuestRam::new(ranges, backing(huge_pages))?, way);
+            return Self::unserved(ram, way);
         }
         match std::mem::replace(plan, MemoryPlan::Spent) {
-            MemoryPlan::Served(plan) => Self::serve(*plan, ranges, way, notifier),
-            MemoryPlan::File(file) => Self::unserved(GuestRam::over_file(ranges, file)?, way),
-            MemoryPlan::Handed { backing, socket } => {
-                let ram = GuestRam::new(ranges, backing)?;
+            MemoryPlan::Served(plan) => Self::serve(*plan, ram, way, notifier),
+            MemoryPlan::File(_) => Self::unserved(ram, way),
+            MemoryPlan::Handed { socket, .. } => {
                 let is_tracked = way == Some(TrackWrites::PageTables);
                 let handed = Handed::connect(ram.clone(), &socket, is_tracked, notifier.clone())?;
                 let changes = changes(&ram, way, is_tracked)?;
@@ -224,14 +253,10 @@ impl Memory {
 
     fn serve(
         plan: ServedPlan,
-        ranges: &[RamRange],
+        ram: GuestRam,
         way: Option<TrackWrites>,
         notifier: &Notifier,
     ) -> Result<Self, MemoryError> {
-        let ram = match plan.foundation {
-            Foundation::New(backing) => GuestRam::new(ranges, backing)?,
-            Foundation::Memfd(memfd, sharing) => GuestRam::over_memfd(ranges, memfd, sharing)?,
-        };
         let track_writes = way == Some(TrackWrites::PageTables);
         let options = fault::Options { track_writes, ..plan.options };
         let engine = FaultEngine::start(ram.clone(), plan.source, plan.reader, &options)?;
