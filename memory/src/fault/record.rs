@@ -1,7 +1,8 @@
 //! Which pages were wanted, in the order in which they were: bounded, and only where somebody asks for it.
 //!
 //! A fault is noted with the window of pages that is fetched around it, as nobody faults on those afterwards. Pages that
-//! somebody else was about to place, or had just placed, are noted alone: they were wanted all the same.
+//! somebody else was about to place, or had just placed, are noted alone: they were wanted all the same. Who walks on a
+//! little further than where it was has met pages between that were filled before it came, and has wanted those, too.
 //!
 //! Invariants:
 //!
@@ -10,7 +11,10 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::page::{PageIndex, PageRange};
+use crate::page::{BASE_PAGES_PER_HUGE, PageIndex, PageRange};
+
+/// How far somebody may have walked unseen, over pages that were there already: a chunk of 2 MiB.
+const UNSEEN_MAX: u64 = BASE_PAGES_PER_HUGE;
 
 /// How much is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,10 +50,11 @@ impl Recorder {
         Self(Mutex::new(Log { ranges, ranges_max: limits.ranges_max, room_pages: limits.pages_max }))
     }
 
-    /// Somebody waits for `page`, around which `window` is fetched; it is empty where nothing is.
-    pub(super) fn note(&self, page: PageIndex, window: PageRange) {
+    /// Somebody waits for `page`, around which `window` is fetched; it is empty where nothing is. `is_there` says whether
+    /// all of a range is.
+    pub(super) fn note(&self, page: PageIndex, window: PageRange, is_there: impl FnOnce(PageRange) -> bool) {
         let range = if window.contains(page) { window } else { page.alone() };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).note(range);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).note(range, is_there);
     }
 
     /// Ends the record and gives it.
@@ -61,25 +66,32 @@ impl Recorder {
 }
 
 impl Log {
-    fn note(&mut self, range: PageRange) {
-        if range.count > self.room_pages {
+    fn note(&mut self, range: PageRange, is_there: impl FnOnce(PageRange) -> bool) {
+        let last = self.ranges.last().copied();
+        if last.is_some_and(|last| last.intersection(range) == range) {
+            return;
+        }
+        let walked = last.filter(|last| walks_on(*last, range, is_there));
+        let walked = walked.map(|last| PageRange::between(last.end(), range.end()));
+        let wanted = walked.unwrap_or(range);
+        let has_place = walked.is_some() || self.ranges.len() < self.ranges_max;
+        if !has_place || wanted.count > self.room_pages {
             // All that comes later is left out, and not only what is too long.
             self.room_pages = 0;
             return;
         }
-        let is_full = self.ranges.len() == self.ranges_max;
-        match self.ranges.last_mut() {
-            Some(last) if last.intersection(range) == range => return,
-            // Somebody walks on.
-            Some(last) if last.end() == range.start => last.count += range.count,
-            _ if is_full => {
-                self.room_pages = 0;
-                return;
-            }
-            _ => self.ranges.push(range),
+        self.room_pages -= wanted.count;
+        match self.ranges.last_mut().filter(|_| walked.is_some()) {
+            Some(last) => last.count += wanted.count,
+            None => self.ranges.push(wanted),
         }
-        self.room_pages -= range.count;
     }
+}
+
+/// Whether who was at `last` has come to `range` from there.
+fn walks_on(last: PageRange, range: PageRange, is_there: impl FnOnce(PageRange) -> bool) -> bool {
+    let unseen = PageRange::between(last.end(), range.start);
+    range.start >= last.end() && unseen.count <= UNSEEN_MAX && (unseen.is_empty() || is_there(unseen))
 }
 
 #[cfg(test)]
@@ -94,28 +106,50 @@ mod tests {
         Recorder::new(RecordLimits { ranges_max, pages_max })
     }
 
+    fn nothing_is_there(_: PageRange) -> bool {
+        false
+    }
+
     #[test]
     fn what_was_wanted_is_kept_in_order_and_walks_are_one_range() {
         let recorder = recorder(8, 1000);
-        recorder.note(PageIndex(40), pages(32, 16));
-        recorder.note(PageIndex(33), pages(33, 0));
-        recorder.note(PageIndex(48), pages(48, 32));
-        recorder.note(PageIndex(7), pages(0, 16));
-        recorder.note(PageIndex(40), pages(40, 0));
+        let note = |page, window| recorder.note(PageIndex(page), window, nothing_is_there);
+        note(40, pages(32, 16));
+        note(33, pages(33, 0));
+        note(48, pages(48, 32));
+        note(7, pages(0, 16));
+        note(40, pages(40, 0));
         assert_eq!(recorder.take(), [pages(32, 48), pages(0, 16), pages(40, 1)]);
-        recorder.note(PageIndex(3), pages(3, 1));
+        note(3, pages(3, 1));
         assert!(recorder.take().is_empty(), "a record that was taken is at its end");
+    }
+
+    #[test]
+    fn who_walks_on_over_pages_that_were_filled_has_wanted_them() {
+        let recorder = recorder(8, 4000);
+        let note = |page, is_there| recorder.note(PageIndex(page), pages(page, 16), |_| is_there);
+        note(0, false);
+        note(100, true);
+        note(700, true);
+        note(800, false);
+        note(600, true);
+        note(616 + 512, true);
+        assert_eq!(
+            recorder.take(),
+            [pages(0, 116), pages(700, 16), pages(800, 16), pages(600, 16 + 512 + 16)],
+            "not over more than a chunk, not where some are missing, and not back"
+        );
     }
 
     #[test]
     fn a_record_that_is_full_stays_as_it_is() {
         let by_ranges = recorder(2, 1000);
-        (0..4).for_each(|page| by_ranges.note(PageIndex(page * 9), pages(0, 0)));
+        (0..4).for_each(|page| by_ranges.note(PageIndex(page * 9), pages(0, 0), nothing_is_there));
         assert_eq!(by_ranges.take(), [pages(0, 1), pages(9, 1)]);
         let by_pages = recorder(8, 20);
-        by_pages.note(PageIndex(0), pages(0, 16));
-        by_pages.note(PageIndex(64), pages(64, 16));
-        by_pages.note(PageIndex(99), pages(99, 1));
+        by_pages.note(PageIndex(0), pages(0, 16), nothing_is_there);
+        by_pages.note(PageIndex(64), pages(64, 16), nothing_is_there);
+        by_pages.note(PageIndex(99), pages(99, 1), nothing_is_there);
         assert_eq!(by_pages.take(), [pages(0, 16)]);
     }
 }
