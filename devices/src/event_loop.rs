@@ -138,7 +138,11 @@ impl DeviceLoop {
         let stop = Arc::clone(&stopping);
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || serve(&mut manager, &stop))
+            .spawn(move || {
+                // A guest waits for most of what is done here. Where the host does not let us, it waits longer.
+                let _ = memory::threads::be_urgent();
+                serve(&mut manager, &stop);
+            })
             .map_err(|source| LoopError::Spawn { name: name.to_owned(), source })?;
         Ok(Self { handle, stopping, thread: Some(thread) })
     }

@@ -18,6 +18,9 @@ pub const BUFFER_BYTES_MAX: usize = 64 << 10;
 /// How long output is waited for when its end is dropped. A sink that is stopped loses what is left.
 const LINGER: Duration = Duration::from_millis(500);
 
+/// How long more is gathered after something was written. The first byte of many is written at once, and whoever says
+/// more is not interrupted by each.
+const GATHERING: Duration = Duration::from_micros(500);
 /// How long the thread sleeps when the sink is of the kind that does not block and has no room.
 const RETRY: Duration = Duration::from_millis(5);
 
@@ -73,7 +76,11 @@ impl Output {
     pub fn new(thread_name: &str, sink: Box<dyn Write + Send>, counters: OutputCounters) -> io::Result<Self> {
         let shared = Arc::<Shared>::default();
         let writer = Writer { shared: Arc::clone(&shared), sink, counters };
-        let thread = std::thread::Builder::new().name(thread_name.to_owned()).spawn(move || writer.run())?;
+        let thread = std::thread::Builder::new().name(thread_name.to_owned()).spawn(move || {
+            // What a guest says is heard while it runs. Where the host does not let us, it may be heard later.
+            let _ = memory::threads::be_urgent();
+            writer.run();
+        })?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
@@ -132,6 +139,7 @@ impl Writer {
                     self.counters.errors.inc()
                 }
             };
+            std::thread::sleep(GATHERING);
         }
     }
 

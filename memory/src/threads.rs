@@ -8,8 +8,8 @@ mod slice;
 use std::io;
 use std::thread::{Scope, ScopedJoinHandle};
 
-pub use slice::be_background;
-pub(crate) use slice::be_urgent;
+pub(crate) use slice::be_last;
+pub use slice::{be_background, be_urgent};
 
 /// Has `work` done on another thread.
 ///

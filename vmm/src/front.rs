@@ -55,6 +55,8 @@ impl Front {
         let (ready, is_ready) = sync_channel(1);
         let notifier = notifier.clone();
         let thread = thread::Builder::new().name("api".to_owned()).spawn(move || {
+            // Clients wait. Where the host does not let us, they do so behind vCPUs that do not.
+            let _ = memory::threads::be_urgent();
             let unblocked = signals::unblock_ends();
             runtime.block_on(async move {
                 let watched = unblocked.and_then(|()| watch_signals(&notifier));

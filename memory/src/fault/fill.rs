@@ -47,6 +47,7 @@ use crate::map::{PageMap, PageState};
 use crate::page::{PageRange, PageSize};
 use crate::source::{Content as Found, PageReader, SourceError};
 use crate::staging::Staging;
+use crate::threads;
 
 /// How many pages are copied at once: 64 KiB, from where on more of them cost as much for each.
 const PIECE_PAGES: u64 = 16;
@@ -122,7 +123,7 @@ impl Filler {
     /// Fills until it is stopped, and gives the reader back.
     pub(super) fn run(mut self) -> Box<dyn PageReader> {
         let _farewell = Farewell(Arc::clone(&self.shared), Arc::clone(&self.queue));
-        let (mut not_before, mut patience) = (Instant::now(), None);
+        let (mut not_before, mut patience, mut is_last) = (Instant::now(), None, false);
         while let Some(job) = self.queue.next(&self.shared, not_before, patience) {
             patience = (job != Job::Nothing).then_some(KEPT_MAX);
             let (Job::Urgent(range) | Job::Ahead(range) | Job::Rest(range)) = job else {
@@ -130,6 +131,10 @@ impl Filler {
                 self.pieces.forget();
                 continue;
             };
+            if matches!(job, Job::Rest(_)) && !std::mem::replace(&mut is_last, true) {
+                // From here on it does what nobody has asked for. Where the host does not let it, it takes its share.
+                let _ = threads::be_last();
+            }
             let result = self.fill_chunk(range.intersection(self.shared.registered.ram().pages()));
             if let Err(error) = &result {
                 self.note_failure(range, error);

@@ -15,6 +15,10 @@ const LONG: Duration = Duration::from_millis(20);
 /// The shortest that there is.
 const SHORT: Duration = Duration::from_micros(100);
 
+/// How much nicer a thread is that nobody waits for: a step is a quarter less.
+const LAST_NICE: i32 = 10;
+const NICE_MAX: i32 = 19;
+
 /// This thread works beside a guest: others that are woken run first, vCPUs and who serves their faults. Waking it
 /// interrupts nobody (`SCHED_BATCH` of `sched(7)`).
 ///
@@ -22,7 +26,17 @@ const SHORT: Duration = Duration::from_micros(100);
 ///
 /// What the kernel answers; the thread is as urgent as any then.
 pub fn be_background() -> io::Result<()> {
-    set(libc::SCHED_BATCH, LONG)
+    set(libc::SCHED_BATCH, LONG, 0)
+}
+
+/// The same, and nobody waits for this thread: where others want the processor, it has a tenth of their share. There is no
+/// way back from that without a privilege.
+///
+/// # Errors
+///
+/// As of [`be_background`].
+pub(crate) fn be_last() -> io::Result<()> {
+    set(libc::SCHED_BATCH, LONG, LAST_NICE)
 }
 
 /// This thread is waited for whenever it is woken, and has little to do then.
@@ -30,18 +44,18 @@ pub fn be_background() -> io::Result<()> {
 /// # Errors
 ///
 /// What the kernel answers; the thread is as urgent as any then.
-pub(crate) fn be_urgent() -> io::Result<()> {
-    set(libc::SCHED_OTHER, SHORT)
+pub fn be_urgent() -> io::Result<()> {
+    set(libc::SCHED_OTHER, SHORT, 0)
 }
 
-fn set(policy: libc::c_int, slice: Duration) -> io::Result<()> {
+fn set(policy: libc::c_int, slice: Duration, nicer: i32) -> io::Result<()> {
     // SAFETY: it reads nothing and writes nothing of this process. What it gives for this thread cannot be an error.
     let nice = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
     let attributes = libc::sched_attr {
         size: u32::try_from(size_of::<libc::sched_attr>()).expect("a few bytes"),
         sched_policy: policy.cast_unsigned(),
         sched_flags: 0,
-        sched_nice: nice,
+        sched_nice: (nice + nicer).min(NICE_MAX),
         sched_priority: 0,
         sched_runtime: u64::try_from(slice.as_nanos()).expect("a few milliseconds"),
         sched_deadline: 0,
@@ -70,9 +84,11 @@ mod tests {
             be_background().unwrap();
             let background = policy_and_nice();
             be_urgent().unwrap();
-            (background, policy_and_nice())
+            let urgent = policy_and_nice();
+            be_last().unwrap();
+            [background, urgent, policy_and_nice()]
         };
         let told = std::thread::spawn(told).join().unwrap();
-        assert_eq!(told, ((libc::SCHED_BATCH, 3), (libc::SCHED_OTHER, 3)));
+        assert_eq!(told, [(libc::SCHED_BATCH, 3), (libc::SCHED_OTHER, 3), (libc::SCHED_BATCH, 13)]);
     }
 }

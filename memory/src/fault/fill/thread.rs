@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::{FillQueue, Filler};
 use crate::source::PageReader;
+use crate::threads;
 
 /// How long a reader may take to come back once the filler is to stop.
 const READ_MAX: Duration = Duration::from_secs(2);
@@ -31,7 +32,12 @@ pub(in crate::fault) enum FillerEnd {
 impl FillerThread {
     pub(in crate::fault) fn spawn(filler: Filler) -> io::Result<Self> {
         let queue = Arc::clone(&filler.queue);
-        let thread = thread::Builder::new().name("fill".to_owned()).spawn(move || filler.run())?;
+        let run = move || {
+            // The guest comes first. Where the host does not let it, the guest has to share its processors with this.
+            let _ = threads::be_background();
+            filler.run()
+        };
+        let thread = thread::Builder::new().name("fill".to_owned()).spawn(run)?;
         Ok(Self { queue, thread })
     }
 
