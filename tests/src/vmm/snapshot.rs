@@ -44,6 +44,13 @@ impl Vmm {
         self.grant("PUT", "/snapshot/create", &files.creation());
     }
 
+    /// Has the machine stand still, and saves it as this type of snapshot.
+    pub fn pause_and_save(&self, files: &SnapshotFiles, snapshot_type: &str) {
+        self.pause();
+        let typed = with(files.creation(), &json!({ "snapshot_type": snapshot_type }));
+        self.grant("PUT", "/snapshot/create", &typed);
+    }
+
     /// Saves the machine while it runs.
     pub fn save_live(&self, files: &SnapshotFiles) {
         self.grant("PUT", "/snapshot/create", &with(files.creation(), &json!({ "live": true })));

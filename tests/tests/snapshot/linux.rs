@@ -6,6 +6,7 @@
 use serde_json::json;
 use tests::guest::LinuxGuest;
 use tests::host::on_linux_host;
+use tests::vmm::snapshot::with;
 
 use super::handed::Handler;
 use super::*;
@@ -17,26 +18,46 @@ const ARGUMENTS: &str = "console=ttyS0 panic=-1 reboot=t loglevel=6";
 /// What 6.12 says, whose driver for the generation ID is built in; 6.1 has none.
 const RESEEDED: &str = "crng reseeded due to virtual machine fork";
 
+/// How a guest is saved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Save {
+    Live,
+    Full,
+    /// Over the files that it was loaded from, having been followed since.
+    Diff,
+}
+
 /// How a guest goes from one process to the next.
 #[derive(Clone, Copy)]
 struct Way {
-    live: bool,
+    save: Save,
     backend: &'static str,
 }
 
 const fn paused(backend: &'static str) -> Way {
-    Way { live: false, backend }
+    Way { save: Save::Full, backend }
 }
 
 const fn live(backend: &'static str) -> Way {
-    Way { live: true, backend }
+    Way { save: Save::Live, backend }
 }
 
+/// Only `Lazy` finds what a diff lies over.
+const DIFF: Way = Way { save: Save::Diff, backend: "Lazy" };
+
 /// For a guest that writes to its disk.
-const PAUSED: [Way; 3] = [paused("Lazy"), paused("File"), paused("Uffd")];
+const PAUSED: [Way; 5] = [paused("Lazy"), DIFF, paused("File"), DIFF, paused("Uffd")];
 /// Memory that is mapped, or served by another process, cannot be saved live: after those a pause has to come.
-const MIXED: [Way; 6] =
-    [live("Lazy"), live("Uffd"), paused("Lazy"), live("File"), paused("Uffd"), paused("Lazy")];
+const MIXED: [Way; 8] = [
+    live("Lazy"),
+    live("Uffd"),
+    paused("Lazy"),
+    live("File"),
+    paused("Lazy"),
+    DIFF,
+    paused("Uffd"),
+    paused("Lazy"),
+];
 
 /// A guest at work, wherever it is.
 struct Working {
@@ -66,18 +87,18 @@ impl Working {
         Self { vmm, reseeds: series == "6.12", folder, _handler: None }
     }
 
-    /// Dies, and goes on in another process.
-    fn go_on(&mut self, cycle: usize, way: Way) {
+    /// Dies, and goes on in another process, where its pages are followed if a diff comes `next`.
+    fn go_on(&mut self, cycle: usize, way: Way, next: Save) {
         let files = SnapshotFiles::new(self.folder.path(), &(cycle % 2).to_string());
-        if way.live {
-            self.vmm.save_live(&files);
-        } else {
-            self.vmm.pause();
-            self.vmm.save(&files);
+        match way.save {
+            Save::Live => self.vmm.save_live(&files),
+            Save::Full => self.vmm.pause_and_save(&files, "Full"),
+            Save::Diff => self.vmm.pause_and_save(&files, "Diff"),
         }
         self.vmm.kill();
         self.has_found_nothing_wrong();
-        let mut load = files.load(way.backend);
+        let is_tracked = next == Save::Diff;
+        let mut load = with(files.load(way.backend), &json!({ "track_dirty_pages": is_tracked }));
         if way.backend == "Uffd" {
             let socket = self.folder.path().join(format!("handler.{cycle}"));
             self._handler = Some(Handler::start(&socket, &files.memory, "good"));
@@ -88,7 +109,7 @@ impl Working {
             self.vmm.wait_for_line(RESEEDED);
         }
         let line = self.vmm.wait_for_line("guest: checksum");
-        println!("cycle {cycle}, {}{}: {line}", if way.live { "live, " } else { "" }, way.backend);
+        println!("cycle {cycle}, {:?}, {}: {line}", way.save, way.backend);
     }
 
     fn has_found_nothing_wrong(&self) {
@@ -108,8 +129,10 @@ impl Working {
 /// Goes from process to process by `ways`, over and over.
 fn goes_on(mut guest: Working, ways: &[Way]) {
     let asked = std::env::var(CYCLES_VARIABLE).ok().map(|text| text.parse().expect("a number of cycles"));
-    for (cycle, way) in ways.iter().cycle().take(asked.unwrap_or(ways.len())).enumerate() {
-        guest.go_on(cycle, *way);
+    let mut ways = ways.iter().cycle().take(asked.unwrap_or(ways.len())).enumerate().peekable();
+    while let Some((cycle, way)) = ways.next() {
+        let next = ways.peek().map_or(Save::Full, |(_, next)| next.save);
+        guest.go_on(cycle, *way, next);
     }
     guest.ends();
 }
