@@ -26,6 +26,8 @@ const CHOICE_VARIABLE: &str = "FAULTLESS_TEST_HOST";
 /// Left in the exchange folder by a body that was reached. A test executable that finds no test by a name says that
 /// all went well, so its status alone proves nothing.
 const REACHED: &str = "reached";
+/// How long one test may take in the lab, where it is to do more than usual; in seconds.
+const TIMEOUT_VARIABLE: &str = "FAULTLESS_LAB_TIMEOUT_S";
 /// How long many tests may take in the lab, which is some twenty times slower: less than the runner gives one test.
 const TESTS_IN_LAB_TIMEOUT: Duration = Duration::from_secs(540);
 
@@ -119,7 +121,10 @@ fn rerun_in_lab(test: &str) {
     for series in SERIES {
         LinuxGuest::prepare(series).unwrap_or_else(|error| panic!("guest kernel {series}: {error}"));
     }
-    let lab = Lab::default();
+    let mut lab = Lab::default();
+    if let Ok(seconds) = std::env::var(TIMEOUT_VARIABLE) {
+        lab = lab.timeout(Duration::from_secs(seconds.parse().expect("a number of seconds")));
+    }
     println!("{test}: in the {}", lab.describe());
     let executable = std::env::current_exe().expect("a running program has a path");
     let command = LabCommand::new(executable).args([test, "--exact", "--nocapture", "--include-ignored"]);
