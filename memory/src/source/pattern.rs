@@ -107,6 +107,10 @@ impl PageReader for PatternReader {
         fill_range(self.pattern, range, into);
         Ok(Content::Bytes)
     }
+
+    fn another(&self) -> Option<Box<dyn PageReader>> {
+        Some(Box::new(*self))
+    }
 }
 
 #[cfg(test)]

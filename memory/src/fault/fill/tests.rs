@@ -125,3 +125,51 @@ fn the_rest_is_looked_for_from_the_last_fault_on() {
     queue.stop();
     assert_eq!(queue.next(&shared, Instant::now(), None), None);
 }
+
+/// A reader of whose likes each hangs until it is let go.
+struct Alike(PatternReader, Arc<std::sync::atomic::AtomicBool>, bool);
+
+impl PageReader for Alike {
+    fn name(&self) -> &'static str {
+        "alike"
+    }
+
+    fn read(&mut self, range: PageRange, into: &mut [u8]) -> Result<Found, SourceError> {
+        while self.2 && !self.1.load(std::sync::atomic::Ordering::Relaxed) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        self.0.read(range, into)
+    }
+
+    fn another(&self) -> Option<Box<dyn PageReader>> {
+        Some(Box::new(Self(self.0, Arc::clone(&self.1), true)))
+    }
+}
+
+#[test]
+fn a_filler_whose_other_reader_hangs_can_be_left_and_places_nothing_more() {
+    if !kernel_has(Feature::MOVE) {
+        return;
+    }
+    let range = RamRange { gpa: GuestAddress(0), size_bytes: 8 << 20 };
+    let ram = GuestRam::new(&[range], Backing::Anonymous { transparent_huge_pages: true }).unwrap();
+    let memory = ServedMemory::new(ram, false).unwrap();
+    let (registered, map) = (Arc::clone(&memory.registered), Arc::clone(&memory.map));
+    let shared = Arc::new(Shared::new(registered, map, Arc::clone(&memory.gate), "none", false).unwrap());
+    let options = FillOptions { everything: true, ..FillOptions::default() };
+    let queue = Arc::new(FillQueue::new(&shared, options, true));
+    let is_let_go = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let pattern = PatternReader { pattern: |_| Some(7), pages: 4 * 512 };
+    let reader = Box::new(Alike(pattern, Arc::clone(&is_let_go), false));
+    let filler = FillerThread::spawn(Filler::new(shared, queue, reader, options).unwrap()).unwrap();
+    let deadline = Instant::now() + LIMIT;
+    while memory.map.count(PageState::Present) < 512 {
+        assert!(Instant::now() < deadline, "the first chunk does not come");
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert!(matches!(filler.stop(), FillerEnd::Hangs));
+    is_let_go.store(true, std::sync::atomic::Ordering::Relaxed);
+    thread::sleep(Duration::from_millis(200));
+    assert_eq!(memory.map.count(PageState::Present), 512, "of the other chunks nothing comes any more");
+    memory.assume_present(memory.ram().pages());
+}
