@@ -91,7 +91,7 @@ impl Output {
         if state.waiting.len() + state.in_hand_bytes + bytes.len() > BUFFER_BYTES_MAX {
             return false;
         }
-        // The thread sleeps only when nothing waits.
+        // The thread waits to be told only when nothing waits.
         if state.waiting.is_empty() {
             self.shared.filled.notify_one();
         }
@@ -139,18 +139,26 @@ impl Writer {
                     self.counters.errors.inc()
                 }
             };
-            std::thread::sleep(GATHERING);
+            if !self.put_away() {
+                std::thread::sleep(GATHERING);
+            }
         }
     }
 
-    /// Puts the last batch away and waits for the next one. `false` when there will be none.
-    fn take(&self, batch: &mut Vec<u8>) -> bool {
-        batch.clear();
+    /// What was in hand is written, or lost. Says whether nothing more is to be gathered.
+    fn put_away(&self) -> bool {
         let mut state = lock(&self.shared.state);
         state.in_hand_bytes = 0;
         if state.is_drained() {
             self.shared.drained.notify_all();
         }
+        state.closed
+    }
+
+    /// Waits for the next batch. `false` when there will be none.
+    fn take(&self, batch: &mut Vec<u8>) -> bool {
+        batch.clear();
+        let state = lock(&self.shared.state);
         let idle = |state: &mut State| state.waiting.is_empty() && !state.closed;
         let mut state = self.shared.filled.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(&mut state.waiting, batch);
