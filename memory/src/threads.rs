@@ -8,7 +8,6 @@ mod slice;
 use std::io;
 use std::thread::{Scope, ScopedJoinHandle};
 
-pub(crate) use slice::be_last;
 pub use slice::{be_background, be_urgent};
 
 /// Has `work` done on another thread.

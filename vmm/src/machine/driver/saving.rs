@@ -76,6 +76,8 @@ impl Content {
         match self {
             Self::Captured(capture, mut capturable) => {
                 let contents = capture.save(file, capturable.missing(), options);
+                // Nobody waits for this thread any more. Where the host does not let it, it does not give way.
+                let _ = memory::threads::be_background();
                 capturable.release();
                 Ok(contents?)
             }
@@ -233,11 +235,7 @@ impl Driver {
         let progress = Arc::new(Progress::default());
         let (ancestors, is_still) = (moment.ancestors.clone(), moment.is_still);
         let (watched, mut teller) = (Arc::clone(&progress), Teller(Some(self.notifier.clone())));
-        let write = move || {
-            // The guest may run. Where the host does not let us, it has to share its processors with this.
-            let _ = memory::threads::be_background();
-            teller.tell(moment.write(&watched));
-        };
+        let write = move || teller.tell(moment.write(&watched));
         let thread =
             thread::Builder::new().name("saving".to_owned()).spawn(write).map_err(SaveError::Thread)?;
         Ok(move |answer| Saving { progress, thread, answer, ancestors, is_still })
