@@ -234,7 +234,8 @@ impl Desk {
         chunk.map(|chunk| (chunk, self.buffer(queue)))
     }
 
-    /// A chunk that nobody has waited for yet, in order. `None` when all were handed out, or it was stopped.
+    /// The next chunk in order that is not read, whether somebody waits for it or not. `None` when all were handed out, or it
+    /// was stopped.
     pub(super) fn cold(&self) -> Option<usize> {
         let mut queue = self.queue();
         while !queue.is_stopped && queue.next < self.states.len() {

@@ -3,10 +3,10 @@
 //! ```text
 //!   prepare   guest runs         protect chunk after chunk ── a write: the chunk is opened again, and noted
 //!   begin     guest stands still protect those again that were opened: from here on nothing changes unseen
-//!   save      guest runs         wanted chunks first, else the next ──▶ read ──▶ unprotect ──▶ buffer ──▶ file
-//!                                   ▲                                    │          │
-//!                                   └── a write to a chunk that was ─────┘          └─▶ whoever waits to write goes on
-//!                                       not read: the guest waits
+//!   save      guest runs         wanted chunks ──▶ read ──▶ unprotect ──▶ buffer ──▶ file
+//!                                   ▲                │          └─▶ whoever waits to write goes on
+//!                                   │                └── a write to a chunk that was not read: the guest waits
+//!                                else the next chunk, piece by piece: read ──▶ file, and unprotect at its end
 //! ```
 //!
 //! A chunk is 2 MiB: a transparent huge page is protected and let go as one, and so never split.
@@ -35,7 +35,7 @@
 //! - A write to a chunk lands before the capture's moment, or after the chunk was read.
 //! - However it ends, nothing stays protected by it and nobody waits for it: it ends by being dropped.
 //! - The observer holds no lock that anyone holds who may touch guest memory. The same is true of discards.
-//! - What is read and not written yet is bounded: [`BUFFERS_MAX`] chunks.
+//! - What is read and not written yet is bounded: [`BUFFERS_MAX`] chunks, and one more for each thread that writes.
 
 mod begin;
 mod desk;

@@ -8,14 +8,15 @@
 //! ```
 //!
 //! So what nobody waits for is read into a processor's cache and written from there, and whoever waits does so for the
-//! reading of 2 MiB and never for a file. A chunk that is wanted while it is being written is read by the caller's thread
-//! all the same: what a writer has of it by then is written once more.
+//! reading of 2 MiB, and for the file only once all buffers are full of what others waited for. A chunk that is wanted
+//! while it is being written is read by the caller's thread all the same: what a writer has of it by then is written once
+//! more. Between its pieces a writer looks whether somebody waits: the caller's thread may not have been let in yet.
 //!
 //! Where the host gives no thread, the caller's does both by turns.
 
 use std::fs::File;
 use std::num::NonZeroUsize;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
@@ -29,7 +30,7 @@ use crate::image::{
     self, BATCH_PAGES, ChunkWriter, Contents, MemoryFile, Part, Progress, WriteError, WriteOptions,
     batch_buffer,
 };
-use crate::page::PageRange;
+use crate::page::{BASE_PAGES_PER_HUGE, PageRange};
 use crate::source::PageReader;
 use crate::threads;
 
@@ -74,6 +75,7 @@ impl Capture {
         let work = Work {
             session: &self.0,
             missing: &missing,
+            cold_turn: Mutex::default(),
             writer: ChunkWriter::new(file, pages, pages.count, true)?,
             progress: options.progress.unwrap_or(&unwatched),
             failure: Mutex::default(),
@@ -96,6 +98,8 @@ fn spare_threads() -> Option<NonZeroUsize> {
 struct Work<'a, 'm> {
     session: &'a Session,
     missing: &'a Missing<'m>,
+    /// Held by whoever reads what nobody waits for from `missing`: of those one at most is in the way of who does wait.
+    cold_turn: Mutex<()>,
     writer: ChunkWriter<'a>,
     progress: &'a Progress,
     /// The first of them.
@@ -123,6 +127,15 @@ impl Written {
     fn new() -> Self {
         Self { parts: Vec::new(), batch: batch_buffer(), jobs: Vec::new() }
     }
+
+    /// What `range` is read into.
+    fn batch(&mut self, range: PageRange) -> &mut [u8] {
+        let length = image::length_of(range);
+        if self.batch.len() < length {
+            self.batch.resize(length, 0);
+        }
+        &mut self.batch[..length]
+    }
 }
 
 impl Work<'_, '_> {
@@ -132,11 +145,10 @@ impl Work<'_, '_> {
         thread::scope(|scope| {
             let writers: Vec<_> =
                 (0..writers).map_while(|_| threads::start(scope, || self.write(&receiver)).ok()).collect();
-            let mut own = Written::new();
-            let done = if writers.is_empty() { self.do_all(&mut own) } else { self.read(&sender) };
+            let mut parts = Vec::new();
+            let done = if writers.is_empty() { self.do_all(&mut parts) } else { self.read(&sender) };
             done.unwrap_or_else(|error| self.fail(error));
             drop(sender);
-            let mut parts = own.parts;
             for writer in writers {
                 parts.extend(writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
             }
@@ -147,9 +159,9 @@ impl Work<'_, '_> {
     /// Reads what somebody waits for until all is read, or somebody failed.
     fn read(&self, sender: &SyncSender<Job>) -> Result<(), CaptureError> {
         while let Some((chunk, buffer)) = self.session.desk.wait_for_wanted() {
-            let is_taken = self.read_wanted(chunk, buffer)?.is_none_or(|job| sender.send(job).is_ok());
-            if !is_taken {
-                break;
+            if let Some(job) = self.read_wanted(chunk, buffer)? {
+                // The receiver is there until this has ended.
+                let _ = sender.send(job);
             }
         }
         Ok(())
@@ -161,35 +173,50 @@ impl Work<'_, '_> {
         // It takes a little longer, then.
         let _ = threads::be_background();
         let mut written = Written::new();
-        let done = loop {
-            let job = receiver.lock().unwrap_or_else(PoisonError::into_inner).try_recv();
-            let done = match job {
-                Ok(job) => self.write_job(job, &mut written),
-                Err(TryRecvError::Disconnected) => break Ok(()),
-                Err(TryRecvError::Empty) => match self.session.desk.cold() {
-                    Some(chunk) => self.write_cold(chunk, &mut written),
-                    // What others have yet may be wanted.
-                    None => match receiver.lock().unwrap_or_else(PoisonError::into_inner).recv() {
-                        Ok(job) => self.write_job(job, &mut written),
-                        Err(_) => break Ok(()),
-                    },
-                },
-            };
-            let done = done.and_then(|()| self.write_jobs(&mut written));
-            if done.is_err() {
-                break done;
+        loop {
+            let done = self.write_next(receiver, &mut written);
+            let done = done.and_then(|goes_on| self.write_jobs(&mut written).map(|()| goes_on));
+            match done {
+                Ok(true) => {}
+                Ok(false) => return written.parts,
+                Err(error) => {
+                    self.fail(error);
+                    return written.parts;
+                }
             }
+        }
+    }
+
+    /// Says whether there was something to do.
+    fn write_next(
+        &self,
+        receiver: &Mutex<Receiver<Job>>,
+        written: &mut Written,
+    ) -> Result<bool, CaptureError> {
+        let take = |take: fn(&Receiver<Job>) -> Option<Job>| {
+            take(&receiver.lock().unwrap_or_else(PoisonError::into_inner))
         };
-        done.unwrap_or_else(|error| self.fail(error));
-        written.parts
+        if let Some(job) = take(|receiver| receiver.try_recv().ok()) {
+            self.write_job(job, written)?;
+        } else if let Some(chunk) = self.session.desk.cold() {
+            self.write_cold(chunk, written)?;
+        } else if let Some(job) = take(|receiver| receiver.recv().ok()) {
+            // What others have yet was wanted.
+            self.write_job(job, written)?;
+        } else {
+            return Ok(false);
+        }
+        Ok(true)
     }
 
     /// Reads and writes on this thread alone.
-    fn do_all(&self, written: &mut Written) -> Result<(), CaptureError> {
+    fn do_all(&self, parts: &mut Vec<Part>) -> Result<(), CaptureError> {
+        let mut written = Written::new();
         while let Some(chunk) = self.session.desk.cold() {
-            self.write_cold(chunk, written)?;
-            self.write_jobs(written)?;
+            self.write_cold(chunk, &mut written)?;
+            self.write_jobs(&mut written)?;
         }
+        parts.append(&mut written.parts);
         Ok(())
     }
 
@@ -220,18 +247,22 @@ impl Work<'_, '_> {
         Ok(())
     }
 
-    /// Reads a chunk that nobody waits for, and writes it piece by piece. Whoever has waited for it meanwhile was let go
-    /// by another reading, and this one is left.
+    /// Reads a chunk in its order, and writes it piece by piece. Whoever has waited for it meanwhile was let go by another
+    /// reading, and this one is left.
     fn write_cold(&self, chunk: usize, written: &mut Written) -> Result<(), CaptureError> {
         let desk = &self.session.desk;
         let range = desk.range(chunk);
+        let pages_at_once = self.pages_at_once(chunk);
         let (mut part, mut rest) = (Part::of(range), range);
         while !rest.is_empty() {
             self.look_up(written)?;
-            let (batch, later) = rest.split_at(BATCH_PAGES);
-            let bytes = &mut written.batch[..image::length_of(batch)];
-            let read = self.session.read(chunk, batch, self.missing, bytes);
-            // Once it was let go it may have been written before we had read it.
+            let (batch, later) = rest.split_at(pages_at_once);
+            // Once it was let go it may have been written before we had read it, or be thrown away.
+            if desk.state(chunk) == State::Read {
+                return Ok(());
+            }
+            let bytes = written.batch(batch);
+            let read = self.read_cold(chunk, batch, bytes);
             if desk.state(chunk) == State::Read {
                 return Ok(());
             }
@@ -244,6 +275,24 @@ impl Work<'_, '_> {
             self.finish(part, range, written);
         }
         Ok(())
+    }
+
+    /// How much of `chunk` is read before it is written: all of it where its pages may be with their source, of which each
+    /// reading may take long.
+    fn pages_at_once(&self, chunk: usize) -> u64 {
+        let is_missing = self.missing.is_some() && !self.session.plans[chunk].missing.is_empty();
+        if is_missing { BASE_PAGES_PER_HUGE } else { BATCH_PAGES }
+    }
+
+    fn read_cold(
+        &self,
+        chunk: usize,
+        batch: PageRange,
+        bytes: &mut [u8],
+    ) -> Result<Vec<PageRange>, CaptureError> {
+        let is_missing = !self.session.plans[chunk].missing.is_empty();
+        let _turn = is_missing.then(|| self.cold_turn.lock().unwrap_or_else(PoisonError::into_inner));
+        self.session.read(chunk, batch, self.missing, bytes)
     }
 
     /// Writes what this thread has read because somebody waited.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
@@ -184,7 +185,9 @@ pub(super) fn first_difference(left: &[u8], right: &[u8]) -> Option<usize> {
 /// Saves to a new file, and compares each byte with `memory`, and with the contents.
 pub(super) fn check_saved(capture: Capture, missing: Option<&mut dyn PageReader>, memory: &[u8]) -> Contents {
     let file = tempfile::tempfile().unwrap();
-    let contents = capture.save(&file, missing, &WriteOptions::default()).unwrap();
+    // On few processors it would be one.
+    let options = WriteOptions { threads: NonZeroUsize::new(3), ..WriteOptions::default() };
+    let contents = capture.save(&file, missing, &options).unwrap();
     check_file(&file, &contents, memory);
     contents
 }
