@@ -13,7 +13,8 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::page::{BASE_PAGES_PER_HUGE, PageIndex, PageRange};
 
-/// How far somebody may have walked unseen, over pages that were there already: a chunk of 2 MiB.
+/// How far somebody may have walked unseen, over pages that were there already: a chunk of 2 MiB, and no further than it
+/// was seen to walk before, or who steps far would have wanted all that is between.
 const UNSEEN_MAX: u64 = BASE_PAGES_PER_HUGE;
 
 /// How much is recorded.
@@ -73,6 +74,7 @@ impl Log {
         }
         let walked = last.filter(|last| walks_on(*last, range, is_there));
         let walked = walked.map(|last| PageRange::between(last.end(), range.end()));
+        let walked = walked.filter(|walked| walked.count <= self.room_pages);
         let wanted = walked.unwrap_or(range);
         let has_place = walked.is_some() || self.ranges.len() < self.ranges_max;
         if !has_place || wanted.count > self.room_pages {
@@ -91,7 +93,8 @@ impl Log {
 /// Whether who was at `last` has come to `range` from there.
 fn walks_on(last: PageRange, range: PageRange, is_there: impl FnOnce(PageRange) -> bool) -> bool {
     let unseen = PageRange::between(last.end(), range.start);
-    range.start >= last.end() && unseen.count <= UNSEEN_MAX && (unseen.is_empty() || is_there(unseen))
+    let unseen_max = last.count.min(UNSEEN_MAX);
+    range.start >= last.end() && unseen.count <= unseen_max && (unseen.is_empty() || is_there(unseen))
 }
 
 #[cfg(test)]
@@ -126,18 +129,22 @@ mod tests {
 
     #[test]
     fn who_walks_on_over_pages_that_were_filled_has_wanted_them() {
-        let recorder = recorder(8, 4000);
-        let note = |page, is_there| recorder.note(PageIndex(page), pages(page, 16), |_| is_there);
-        note(0, false);
-        note(100, true);
-        note(700, true);
-        note(800, false);
-        note(600, true);
-        note(616 + 512, true);
+        let recorder = recorder(8, 8000);
+        let note = |start, count, is_there| {
+            recorder.note(PageIndex(start), pages(start, count), |_| is_there);
+        };
+        note(0, 100, false);
+        note(150, 16, true);
+        note(400, 16, true);
+        note(420, 512, false);
+        note(1400, 600, true);
+        note(2000 + 512, 16, true);
+        note(3200, 16, true);
+        note(3000, 16, true);
         assert_eq!(
             recorder.take(),
-            [pages(0, 116), pages(700, 16), pages(800, 16), pages(600, 16 + 512 + 16)],
-            "not over more than a chunk, not where some are missing, and not back"
+            [pages(0, 166), pages(400, 16), pages(420, 2108), pages(3200, 16), pages(3000, 16)],
+            "not over more than was seen, or a chunk, not where some are missing, and not back"
         );
     }
 

@@ -8,6 +8,9 @@
 //!
 //! KVM is given the RAM before all else. Making its interrupt controllers has it wait for readers of the memory's slots
 //! later on, in its own time: whoever changes a slot then waits for that, which takes 3 to 6 ms.
+//!
+//! Invariant: until somebody serves the memory, nothing of this touches it, KVM included. A page that came then would be
+//! zero, and nobody would ever be asked for what it is to hold.
 
 use std::sync::Arc;
 
@@ -56,7 +59,8 @@ impl Bare {
 ///
 /// # Errors
 ///
-/// [`BuildError`]; nothing of the VM is left then, and memory that was to be served is spent.
+/// [`BuildError`]; nothing of the VM is left then, and memory that was to be served is spent, unless the guest does not fit
+/// this host.
 pub fn restore(
     saved: &Saved,
     resources: &Resources,

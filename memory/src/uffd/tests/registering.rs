@@ -17,6 +17,21 @@ fn unregistering_wakes_those_who_miss_and_those_who_wait_to_write() {
 }
 
 #[test]
+fn unregistering_in_parts_wakes_those_in_the_last_one() {
+    // More than is let go at once.
+    let registered = registered(ANONYMOUS, 36, MISSING_WP);
+    let last = registered.ram().pages().count - 1;
+    assert_eq!(registered.copy(page(last), &bytes(5, 1), true, Wake::Now), done(1));
+    let (missing, protected) = (touch(&registered, last - 1, None), touch(&registered, last, Some(6)));
+    next_fault(&registered);
+    next_fault(&registered);
+    registered.unregister().unwrap();
+    assert_eq!(missing.recv_timeout(BUDGET).unwrap(), 0);
+    assert_eq!(protected.recv_timeout(BUDGET).unwrap(), 6);
+    registered.unregister().unwrap();
+}
+
+#[test]
 fn registering_is_refused_with_its_reason() {
     let first = registered(ANONYMOUS, 2, MISSING);
     let uffd = || open(Features::NONE).unwrap();
