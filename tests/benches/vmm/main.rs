@@ -4,14 +4,12 @@
 //!   start      process start to API ready, InstanceStart to the guest's first output
 //!   footprint  memory beyond guest RAM, the binary's size
 //!   kick       how long a guest that never exits holds a pause up
-//!   diff       how long a diff snapshot takes
 //!   disk       block throughput, beside a plain loop on the host over the same file
 //! ```
 //!
 //! Everything runs on this machine's own KVM with the bare-metal guest, and every figure comes from this run; only
 //! targets are written down. A missed target is printed and fails nothing: times are no tests.
 
-mod diff;
 mod disk;
 mod figure;
 mod footprint;
@@ -45,9 +43,6 @@ fn measure(host: host::Host, options: &Options) -> Report {
     }
     if options.wants(Part::Kick) {
         report.figures.extend(kick::round_trips(effort));
-    }
-    if options.wants(Part::Diff) {
-        report.figures.extend(diff::saves(effort));
     }
     if options.wants(Part::Disk) {
         report.disk = disk::throughput(effort);

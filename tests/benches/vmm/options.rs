@@ -8,7 +8,6 @@ pub(crate) enum Part {
     Start,
     Footprint,
     Kick,
-    Diff,
     Disk,
 }
 
@@ -20,8 +19,6 @@ pub(crate) struct Effort {
     pub(crate) footprints: usize,
     /// Requests to one process.
     pub(crate) requests: usize,
-    /// Diffs of each kind.
-    pub(crate) snapshots: usize,
     /// Transfers of each kind, on either side.
     pub(crate) transfers: usize,
     /// By this, a transfer's size is divided.
@@ -37,23 +34,8 @@ pub(crate) const MENU: Menu<Part, Effort> = Menu {
         ("start", Part::Start),
         ("footprint", Part::Footprint),
         ("kick", Part::Kick),
-        ("diff", Part::Diff),
         ("disk", Part::Disk),
     ],
-    full: Effort {
-        processes: 50,
-        footprints: 10,
-        requests: 1000,
-        snapshots: 30,
-        transfers: 11,
-        transfer_divisor: 1,
-    },
-    quick: Effort {
-        processes: 5,
-        footprints: 2,
-        requests: 50,
-        snapshots: 7,
-        transfers: 3,
-        transfer_divisor: 8,
-    },
+    full: Effort { processes: 50, footprints: 10, requests: 1000, transfers: 11, transfer_divisor: 1 },
+    quick: Effort { processes: 5, footprints: 2, requests: 50, transfers: 3, transfer_divisor: 8 },
 };
