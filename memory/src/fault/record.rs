@@ -13,9 +13,10 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::page::{BASE_PAGES_PER_HUGE, PageIndex, PageRange};
 
-/// How far somebody may have walked unseen, over pages that were there already: a chunk of 2 MiB, and no further than it
-/// was seen to walk before, or who steps far would have wanted all that is between.
+/// How far somebody may have walked unseen, over pages that were there already: a chunk of 2 MiB, and a few times as far
+/// as it was seen to walk before. Who steps from chunk to chunk has not wanted all that is between.
 const UNSEEN_MAX: u64 = BASE_PAGES_PER_HUGE;
+const UNSEEN_SHARE_MAX: u64 = 8;
 
 /// How much is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +94,7 @@ impl Log {
 /// Whether who was at `last` has come to `range` from there.
 fn walks_on(last: PageRange, range: PageRange, is_there: impl FnOnce(PageRange) -> bool) -> bool {
     let unseen = PageRange::between(last.end(), range.start);
-    let unseen_max = last.count.min(UNSEEN_MAX);
+    let unseen_max = (last.count * UNSEEN_SHARE_MAX).min(UNSEEN_MAX);
     range.start >= last.end() && unseen.count <= unseen_max && (unseen.is_empty() || is_there(unseen))
 }
 
@@ -133,17 +134,25 @@ mod tests {
         let note = |start, count, is_there| {
             recorder.note(PageIndex(start), pages(start, count), |_| is_there);
         };
-        note(0, 100, false);
-        note(150, 16, true);
-        note(400, 16, true);
-        note(420, 512, false);
-        note(1400, 600, true);
-        note(2000 + 512, 16, true);
-        note(3200, 16, true);
-        note(3000, 16, true);
+        note(0, 16, false);
+        note(100, 16, true);
+        note(1044, 16, true);
+        note(1200, 16, true);
+        note(1220, 512, false);
+        note(2200, 600, true);
+        note(2800 + 512, 16, true);
+        note(4000, 16, true);
+        note(3800, 16, true);
         assert_eq!(
             recorder.take(),
-            [pages(0, 166), pages(400, 16), pages(420, 2108), pages(3200, 16), pages(3000, 16)],
+            [
+                pages(0, 116),
+                pages(1044, 16),
+                pages(1200, 16),
+                pages(1220, 2108),
+                pages(4000, 16),
+                pages(3800, 16)
+            ],
             "not over more than was seen, or a chunk, not where some are missing, and not back"
         );
     }
