@@ -12,7 +12,7 @@
 //! | room | what it is for |
 //! |---|---|
 //! | `queue` | what is to be filled, and in which order |
-//! | `stock` | huge pages to read into, made ready ahead by another thread, which reads every other chunk |
+//! | `stock` | huge pages to read into, made ready ahead by another thread |
 //! | `pace` | whether huge pages are quick enough to be had: pure |
 //! | `thread`, `turn` | stopping, also where a read hangs |
 //!
@@ -37,7 +37,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use queue::FillQueue;
 use queue::Job;
-use stock::{Ahead, Populate, Stock, Taken};
+use stock::{Populate, Stock};
 pub(super) use thread::{FillerEnd, FillerThread};
 
 use super::install::{Content, Placement};
@@ -168,51 +168,27 @@ impl Filler {
 
     /// Fills what is missing of a chunk, or of a part of one.
     fn fill_chunk(&mut self, chunk: PageRange) -> Result<(), SourceError> {
-        if self.queue.moves() && self.is_absent(chunk) && !self.shared.installer.protects() {
-            let next = self.queue.after(chunk).filter(|next| self.is_absent(*next));
-            let ahead = Ahead { next, reader: self.reader.as_ref() };
-            if let Some(taken) = self.stock.take(chunk, ahead, &self.queue.turn)? {
-                return self.fill_by_move(chunk, taken);
-            }
-            add(&self.shared.statistics.counters.huge_pages_slow, chunk.count);
-        }
         let mut missing = Vec::new();
         self.shared.map.state_runs(chunk, |run, state| {
             if state == PageState::Missing {
                 missing.push(run);
             }
         });
+        let is_whole = chunk.is_whole(PageSize::Huge2M) && missing == [chunk];
+        if is_whole && self.queue.moves() && !self.shared.installer.protects() {
+            if let Some(mut staging) = self.stock.take() {
+                let is_moved = self.fill_by_move(chunk, &mut staging);
+                self.stock.put_back(staging, is_moved.as_ref().is_ok_and(|is_moved| *is_moved));
+                return is_moved.map(drop);
+            }
+            add(&self.shared.statistics.counters.huge_pages_slow, chunk.count);
+        }
         missing.into_iter().try_for_each(|run| self.fill_by_copy(run))
     }
 
-    /// Whether `chunk` is a whole one of the RAM, and every page of it is missing.
-    fn is_absent(&self, chunk: PageRange) -> bool {
-        let mut is_absent = chunk.is_whole(PageSize::Huge2M)
-            && chunk.intersection(self.shared.registered.ram().pages()) == chunk;
-        if is_absent {
-            self.shared.map.state_runs(chunk, |_, state| is_absent &= state == PageState::Missing);
-        }
-        is_absent
-    }
-
-    fn fill_by_move(&mut self, chunk: PageRange, taken: Taken) -> Result<(), SourceError> {
-        let Taken { mut staging, found } = taken;
-        let moved = self.move_in(chunk, &mut staging, found);
-        self.stock.put_back(staging, moved.as_ref().is_ok_and(|is_moved| *is_moved));
-        moved.map(drop)
-    }
-
-    /// Says whether the staging buffer has lost its pages. `found` is what it holds, where that was read already.
-    fn move_in(
-        &mut self,
-        chunk: PageRange,
-        staging: &mut Staging,
-        found: Option<Found>,
-    ) -> Result<bool, SourceError> {
-        let found = match found {
-            Some(found) => found,
-            None => read(&self.queue, self.reader.as_mut(), chunk, staging)?,
-        };
+    /// Says whether the staging buffer has lost its pages.
+    fn fill_by_move(&mut self, chunk: PageRange, staging: &mut Staging) -> Result<bool, SourceError> {
+        let found = read(&self.queue, self.reader.as_mut(), chunk, staging)?;
         if found == Found::Bytes {
             let passage = self.shared.gate.enter(chunk);
             if !self.shared.installer.protects() && self.shared.map.claim_all(chunk) {
@@ -273,7 +249,12 @@ fn read(
     range: PageRange,
     into: &mut Staging,
 ) -> Result<Found, SourceError> {
-    queue.turn.while_reading(|| reader.read(range, &mut into.bytes_mut()[..length(range)]))?
+    let left = || SourceError::Gone("the engine was stopped meanwhile".to_owned());
+    if !queue.turn.begin_reading() {
+        return Err(left());
+    }
+    let found = reader.read(range, &mut into.bytes_mut()[..length(range)]);
+    if queue.turn.end_reading() { found } else { Err(left()) }
 }
 
 fn length(range: PageRange) -> usize {

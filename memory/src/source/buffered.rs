@@ -47,10 +47,6 @@ impl PageReader for ImageReader {
         }
         Ok(Content::Bytes)
     }
-
-    fn another(&self) -> Option<Box<dyn PageReader>> {
-        Some(Box::new(self.clone()))
-    }
 }
 
 #[cfg(test)]

@@ -107,10 +107,6 @@ impl PageReader for PatternReader {
         fill_range(self.pattern, range, into);
         Ok(Content::Bytes)
     }
-
-    fn another(&self) -> Option<Box<dyn PageReader>> {
-        Some(Box::new(*self))
-    }
 }
 
 #[cfg(test)]

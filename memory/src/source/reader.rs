@@ -54,11 +54,6 @@ pub trait PageReader: Send {
     ///
     /// [`SourceError`] where any of the pages cannot be had.
     fn read(&mut self, range: PageRange, into: &mut [u8]) -> Result<Content, SourceError>;
-
-    /// Another reader of the same content, for another thread, where there can be one.
-    fn another(&self) -> Option<Box<dyn PageReader>> {
-        None
-    }
 }
 
 impl<R: PageReader + ?Sized> PageReader for Box<R> {
@@ -68,10 +63,6 @@ impl<R: PageReader + ?Sized> PageReader for Box<R> {
 
     fn read(&mut self, range: PageRange, into: &mut [u8]) -> Result<Content, SourceError> {
         (**self).read(range, into)
-    }
-
-    fn another(&self) -> Option<Box<dyn PageReader>> {
-        (**self).another()
     }
 }
 

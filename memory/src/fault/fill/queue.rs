@@ -242,15 +242,6 @@ impl FillQueue {
         }
     }
 
-    /// What is likely to be filled after `chunk`: a whole chunk, in the RAM or not. Nothing is known of that where nobody
-    /// has asked for more, and the rest is not filled.
-    pub(super) fn after(&self, chunk: PageRange) -> Option<PageRange> {
-        let inner = self.lock();
-        let asked_for = inner.urgent.front().or_else(|| inner.ahead.front()).map(|range| range.start);
-        let next = asked_for.or_else(|| inner.goes_on.then(|| chunk.end()))?;
-        Some(next.containing(PageSize::Huge2M))
-    }
-
     /// Waits for a change; says whether there was none within `limit`.
     fn wait<'a>(
         &self,

@@ -12,8 +12,6 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use crate::source::SourceError;
-
 const WORKING: u8 = 0;
 const READING: u8 = 1;
 const LEFT: u8 = 2;
@@ -23,25 +21,15 @@ const LEFT: u8 = 2;
 pub(super) struct Turn(AtomicU8);
 
 impl Turn {
-    /// Does what may hang. It is left undone, or comes to nothing, where the filler was left.
-    pub(super) fn while_reading<T>(&self, read: impl FnOnce() -> T) -> Result<T, SourceError> {
-        let left = || SourceError::Gone("the engine was stopped meanwhile".to_owned());
-        if !self.begin_reading() {
-            return Err(left());
-        }
-        let found = read();
-        if self.end_reading() { Ok(found) } else { Err(left()) }
-    }
-
     /// A read begins. Says whether the filler is to do it, which it is not once it was left.
     #[must_use]
-    fn begin_reading(&self) -> bool {
+    pub(super) fn begin_reading(&self) -> bool {
         self.change(WORKING, READING)
     }
 
     /// A read came back. Says whether what was read may be placed.
     #[must_use]
-    fn end_reading(&self) -> bool {
+    pub(super) fn end_reading(&self) -> bool {
         self.change(READING, WORKING)
     }
 

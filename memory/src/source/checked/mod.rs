@@ -102,10 +102,6 @@ impl<R: PageReader> PageReader for Checked<R> {
         }
         Ok(if is_zero { Content::Zero } else { Content::Bytes })
     }
-
-    fn another(&self) -> Option<Box<dyn PageReader>> {
-        Some(Box::new(Checked::new(self.reader.another()?, self.checksums.clone())))
-    }
 }
 
 /// Checks what was read of `range`, which is whole chunks.
