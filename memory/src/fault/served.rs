@@ -249,7 +249,8 @@ impl ServedMemory {
     ///
     /// # Errors
     ///
-    /// Itself, with the kernel's refusal if it was one.
+    /// Itself, with the kernel's refusal if it was one: a part of it may not be registered any more then, so that no engine
+    /// can go on with it. Ask again, or end the VM.
     pub fn release(self) -> Result<GuestRam, (Self, Option<io::Error>)> {
         if !self.is_whole() {
             return Err((self, None));
