@@ -1,9 +1,12 @@
 //! Who waits for whom.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
+
+use vm_memory::{Bytes, GuestAddress};
 
 use super::guest::*;
 use crate::capture::{BUFFERS_MAX, Capture, CaptureError};
@@ -109,6 +112,38 @@ fn a_slow_file_holds_up_no_more_than_the_buffers() {
     check_file(&file.file, &contents, &memory);
     guest.goes_on();
     guest.end();
+}
+
+/// Whoever waits for a chunk that is being written waits for no file.
+#[test]
+fn a_chunk_that_is_wanted_while_it_is_written_is_let_go_before_that_ends() {
+    for backing in [ANONYMOUS, THP] {
+        let ram = ram(backing);
+        let engine = served(&ram, false);
+        touch(&ram, ram.pages());
+        let mut memory = vec![0; usize::try_from(ram.size_bytes()).unwrap()];
+        fill_range(MIXED, ram.pages(), &mut memory);
+        let capture = Capture::begin(Arc::clone(&engine)).unwrap();
+        let file = Scripted::new(|write| {
+            if write == 1 {
+                // Page by page, so that some of it was read before and some was not.
+                let (sender, receiver) = channel();
+                let ram = ram.clone();
+                std::thread::spawn(move || {
+                    for page in 0..512 {
+                        ram.write_slice(&[0xcc; 4096], GuestAddress(page * 4096)).unwrap();
+                    }
+                    sender.send(()).unwrap();
+                });
+                receiver.recv_timeout(Duration::from_secs(10)).expect("it is let go");
+            }
+            Ok(())
+        });
+        let options = WriteOptions { threads: NonZeroUsize::new(1), ..WriteOptions::default() };
+        let contents = capture.save_to(&file, None, &options).unwrap();
+        check_file(&file.file, &contents, &memory);
+        assert_eq!(protected(&ram), 0);
+    }
 }
 
 #[test]
