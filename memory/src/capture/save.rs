@@ -252,7 +252,7 @@ impl Work<'_, '_> {
     fn write_cold(&self, chunk: usize, written: &mut Written) -> Result<(), CaptureError> {
         let desk = &self.session.desk;
         let range = desk.range(chunk);
-        let pages_at_once = self.pages_at_once(chunk);
+        let pages_at_once = if self.is_with_source(chunk) { BASE_PAGES_PER_HUGE } else { BATCH_PAGES };
         let (mut part, mut rest) = (Part::of(range), range);
         while !rest.is_empty() {
             self.look_up(written)?;
@@ -277,11 +277,9 @@ impl Work<'_, '_> {
         Ok(())
     }
 
-    /// How much of `chunk` is read before it is written: all of it where its pages may be with their source, of which each
-    /// reading may take long.
-    fn pages_at_once(&self, chunk: usize) -> u64 {
-        let is_missing = self.missing.is_some() && !self.session.plans[chunk].missing.is_empty();
-        if is_missing { BASE_PAGES_PER_HUGE } else { BATCH_PAGES }
+    /// Whether pages of `chunk` may be read from their source, of which each reading may take long.
+    fn is_with_source(&self, chunk: usize) -> bool {
+        self.missing.is_some() && !self.session.plans[chunk].missing.is_empty()
     }
 
     fn read_cold(
@@ -290,8 +288,8 @@ impl Work<'_, '_> {
         batch: PageRange,
         bytes: &mut [u8],
     ) -> Result<Vec<PageRange>, CaptureError> {
-        let is_missing = !self.session.plans[chunk].missing.is_empty();
-        let _turn = is_missing.then(|| self.cold_turn.lock().unwrap_or_else(PoisonError::into_inner));
+        let turn = || self.cold_turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.is_with_source(chunk).then(turn);
         self.session.read(chunk, batch, self.missing, bytes)
     }
 

@@ -216,11 +216,8 @@ impl Handler {
 
     fn note(&self, page: PageIndex, window: PageRange) {
         let Some(recorder) = &self.recorder else { return };
-        recorder.note(page, window, |range| {
-            let mut is_there = true;
-            self.shared.map.state_runs(range, |_, state| is_there &= state == PageState::Present);
-            is_there
-        });
+        let is_there = |range| self.shared.map.first_run(range, PageState::Present) == range;
+        recorder.note(page, window, is_there);
     }
 
     /// Whether the filler has the chunk that `page` is in, or takes it over: one that a guest walks into, and of which

@@ -30,7 +30,7 @@ pub const THREADS_MAX: usize = 8;
 /// How a memory is written.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct WriteOptions<'a> {
-    /// On how many threads, the caller's one of them; `None` for as many as there are processors. At most
+    /// On how many threads, the caller's one of them, but for a [capture](crate::capture), which says so; `None` for as many as there are processors. At most
     /// [`THREADS_MAX`], and fewer where the host gives no more.
     pub threads: Option<NonZeroUsize>,
     /// Where to tell how far it is.

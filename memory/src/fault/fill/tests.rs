@@ -74,17 +74,26 @@ fn every_byte_is_right_however_huge_pages_are_had() {
     }
 }
 
-#[test]
-fn the_rest_waits_where_it_is_to_and_what_is_asked_for_does_not() {
+fn chunk(number: u64) -> PageRange {
+    PageIndex(number * 512).containing(PageSize::Huge2M)
+}
+
+/// Memory of four chunks that nobody fills, and what is to be filled of it: all, at once or when it is said.
+fn four_chunks(waits: bool) -> (ServedMemory, Shared, FillQueue) {
     let range = RamRange { gpa: GuestAddress(0), size_bytes: 8 << 20 };
     let ram = GuestRam::new(&[range], Backing::Anonymous { transparent_huge_pages: false }).unwrap();
     let memory = ServedMemory::new(ram, false).unwrap();
     let (registered, map) = (Arc::clone(&memory.registered), Arc::clone(&memory.map));
     let shared = Shared::new(registered, map, Arc::clone(&memory.gate), "none", false).unwrap();
-    let options = FillOptions { everything: true, waits: true, ..FillOptions::default() };
+    let options = FillOptions { everything: true, waits, ..FillOptions::default() };
     let queue = FillQueue::new(&shared, options, true);
+    (memory, shared, queue)
+}
+
+#[test]
+fn the_rest_waits_where_it_is_to_and_what_is_asked_for_does_not() {
+    let (_memory, shared, queue) = four_chunks(true);
     let next = || queue.next(&shared, Instant::now(), Some(Duration::ZERO)).unwrap();
-    let chunk = |number: u64| PageIndex(number * 512).containing(PageSize::Huge2M);
     assert_eq!(next(), Job::Nothing);
     queue.look_again();
     assert_eq!(next(), Job::Nothing, "who looks again waits, too");
@@ -97,14 +106,8 @@ fn the_rest_waits_where_it_is_to_and_what_is_asked_for_does_not() {
 
 #[test]
 fn the_rest_is_looked_for_from_the_last_fault_on() {
-    let range = RamRange { gpa: GuestAddress(0), size_bytes: 8 << 20 };
-    let ram = GuestRam::new(&[range], Backing::Anonymous { transparent_huge_pages: false }).unwrap();
-    let memory = ServedMemory::new(ram, false).unwrap();
-    let (registered, map) = (Arc::clone(&memory.registered), Arc::clone(&memory.map));
-    let shared = Shared::new(registered, map, Arc::clone(&memory.gate), "none", false).unwrap();
-    let queue = FillQueue::new(&shared, FillOptions { everything: true, ..FillOptions::default() }, true);
+    let (memory, shared, queue) = four_chunks(false);
     let next = || queue.next(&shared, Instant::now(), Some(Duration::ZERO)).unwrap();
-    let chunk = |number: u64| PageIndex(number * 512).containing(PageSize::Huge2M);
     queue.fault_at(PageIndex(2 * 512 + 9));
     assert_eq!(next(), Job::Rest(chunk(2)));
     assert_eq!(next(), Job::Rest(chunk(3)));
